@@ -93,6 +93,10 @@ func (b *Bucket) confirm(ctx context.Context, o storage.Object) error {
 
 // put durably makes body the object at p, by a temporary file and the given
 // rename.
+//
+// Each writer syncs the folder itself. Sharing one sync among the writers of a
+// folder was tried on ext4 and won nothing, with 32 writers not even leaving the
+// syncs out did: the journal already commits them together.
 func (b *Bucket) put(ctx context.Context, p string, body []byte,
 	rename func(from *os.File, temp string, to *os.File, name string) error,
 ) (err error) {
