@@ -1,0 +1,248 @@
+package daemon
+
+import (
+	"container/list"
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+)
+
+// limiter is a net.Listener that bounds the connections it has handed out: in
+// total, and per client so that one client cannot take all of them.
+//
+// A connection is busy while a handler runs on it, and waiting otherwise: idle
+// between requests, or with a request head that has not come in full. At a
+// bound, the connection that has waited longest makes room for the new one
+// (the client's own at its share; of the client that holds most at the total),
+// and only when none waits is the new one turned away. So any number of idle
+// or trickling connections cannot shut anybody out, and a request that is
+// being answered is never cut.
+//
+// A client is an IPv4 address or an IPv6 /64.
+type limiter struct {
+	net.Listener
+	total, share int
+	metrics      *metrics
+
+	mu      sync.Mutex
+	n       int // connections handed out and not closed
+	clients map[netip.Addr]*client
+}
+
+// client is what one address holds; guarded by limiter.mu.
+type client struct {
+	n       int
+	waiting list.List // of *conn, longest first
+}
+
+// newLimiter bounds ln to total connections and share per client; both must be
+// at least 1.
+func newLimiter(ln net.Listener, total, share int, m *metrics) *limiter {
+	return &limiter{Listener: ln, total: total, share: share, metrics: m, clients: make(map[netip.Addr]*client)}
+}
+
+// Accept returns the next connection that fits.
+func (l *limiter) Accept() (net.Conn, error) {
+	for {
+		raw, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &conn{Conn: raw, limiter: l, key: clientKey(raw.RemoteAddr())}
+		victim, ok := l.admit(c)
+		if victim != nil {
+			l.metrics.connectionsClosed.WithLabelValues("waiting").Inc()
+			_ = victim.Close()
+		}
+		if ok {
+			return c, nil
+		}
+		l.metrics.connectionsClosed.WithLabelValues("refused").Inc()
+		_ = raw.Close()
+	}
+}
+
+// admit counts c in, if need be in the place of the victim it returns, which
+// the caller closes.
+func (l *limiter) admit(c *conn) (victim *conn, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	holder := l.clients[c.key]
+	switch {
+	case holder != nil && holder.n >= l.share:
+		if victim = holder.longestWaiting(); victim == nil {
+			return nil, false
+		}
+	case l.n >= l.total:
+		if victim = l.longestWaitingLocked(); victim == nil {
+			return nil, false
+		}
+	}
+	if victim != nil {
+		l.removeLocked(victim)
+	}
+	if holder = l.clients[c.key]; holder == nil { // the victim may have been its last
+		holder = new(client)
+		l.clients[c.key] = holder
+	}
+	holder.n++
+	l.n++
+	c.place = holder.waiting.PushBack(c)
+	l.metrics.connections.Set(float64(l.n))
+	return victim, true
+}
+
+// longestWaitingLocked picks from the client that holds most connections among
+// those that have one waiting. It looks at every client, but only runs when the
+// listener is full.
+func (l *limiter) longestWaitingLocked() *conn {
+	var most *client
+	for _, h := range l.clients {
+		if h.waiting.Len() > 0 && (most == nil || h.n > most.n) {
+			most = h
+		}
+	}
+	if most == nil {
+		return nil
+	}
+	return most.longestWaiting()
+}
+
+func (h *client) longestWaiting() *conn {
+	if e := h.waiting.Front(); e != nil {
+		return e.Value.(*conn)
+	}
+	return nil
+}
+
+// removeLocked counts a connection out; only the first call for it counts.
+func (l *limiter) removeLocked(c *conn) {
+	if c.gone {
+		return
+	}
+	c.gone = true
+	holder := l.clients[c.key]
+	if c.place != nil {
+		holder.waiting.Remove(c.place)
+		c.place = nil
+	}
+	if holder.n--; holder.n == 0 {
+		delete(l.clients, c.key)
+	}
+	l.n--
+	l.metrics.connections.Set(float64(l.n))
+}
+
+// closeUnread closes the connections that have not sent a byte, for which
+// http.Server.Shutdown would wait five seconds.
+func (l *limiter) closeUnread() {
+	l.mu.Lock()
+	var unread []*conn
+	for _, h := range l.clients {
+		for e := h.waiting.Front(); e != nil; e = e.Next() {
+			if c := e.Value.(*conn); !c.read {
+				unread = append(unread, c)
+			}
+		}
+	}
+	l.mu.Unlock()
+	for _, c := range unread {
+		_ = c.Close()
+	}
+}
+
+// conn is a connection that the limiter counts.
+type conn struct {
+	net.Conn
+	limiter *limiter
+	key     netip.Addr
+
+	// Guarded by limiter.mu.
+	busy  int           // handlers running: at most 1 on HTTP/1.1
+	place *list.Element // in client.waiting; nil while busy or gone
+	gone  bool          // not counted any more
+	read  bool          // has sent a byte
+}
+
+// Read implements net.Conn.
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if n > 0 {
+		c.limiter.mu.Lock()
+		c.read = true
+		c.limiter.mu.Unlock()
+	}
+	return n, err
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.limiter.mu.Lock()
+	c.limiter.removeLocked(c)
+	c.limiter.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// begin and end enclose the run of a handler.
+func (c *conn) begin() {
+	c.limiter.mu.Lock()
+	defer c.limiter.mu.Unlock()
+	c.busy++
+	if c.place != nil {
+		c.limiter.clients[c.key].waiting.Remove(c.place)
+		c.place = nil
+	}
+}
+
+func (c *conn) end() {
+	c.limiter.mu.Lock()
+	defer c.limiter.mu.Unlock()
+	if c.busy--; c.busy == 0 && !c.gone {
+		c.place = c.limiter.clients[c.key].waiting.PushBack(c)
+	}
+}
+
+type connKey struct{}
+
+// connContext is the http.Server.ConnContext that lets [countBusy] find the
+// connection.
+func connContext(ctx context.Context, nc net.Conn) context.Context {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	if c, ok := nc.(*conn); ok {
+		return context.WithValue(ctx, connKey{}, c)
+	}
+	return ctx
+}
+
+// countBusy marks the connection of a request as busy while next runs.
+func countBusy(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connKey{}).(*conn); ok {
+			c.begin()
+			defer c.end()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// clientKey is the address of a client as the limiter counts it. What is no IP
+// address (a Unix socket) counts as one client.
+func clientKey(addr net.Addr) netip.Addr {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	if ip.Is6() {
+		p, err := ip.Prefix(64)
+		if err == nil {
+			ip = p.Addr()
+		}
+	}
+	return ip
+}
