@@ -139,6 +139,11 @@ func (p *Pending) Key() Key { return p.key }
 // Digest returns the digest over everything stored, taken at admission.
 func (p *Pending) Digest() Digest { return p.digest }
 
+// Intact reports whether the entry's bytes still are those of its digest.
+func (p *Pending) Intact() bool {
+	return p.digest == DigestOf(p.typ, p.certificate, p.issuerKeyHash, p.preCertificate, p.chain)
+}
+
 // Certificate returns the leaf DER ([X509]) or the TBS without poison
 // ([Precert]). The caller must not modify it.
 func (p *Pending) Certificate() []byte { return p.certificate }

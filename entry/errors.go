@@ -16,6 +16,10 @@ var (
 	// same entry can be submitted again at any time: it is never logged twice
 	// by a retry.
 	ErrUnavailable = errors.New("log is unavailable")
+
+	// ErrDamaged says that the bytes of an entry are no longer those that were
+	// admitted. It was not logged; the same bytes must not be tried again.
+	ErrDamaged = errors.New("entry was damaged after admission")
 )
 
 // OverloadedError says that a bounded queue is full and nothing was taken.

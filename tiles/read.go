@@ -22,10 +22,24 @@ type bucketTiles struct {
 	ctx    context.Context // of the one reading it was made for
 	bucket storage.Bucket
 	proven map[tlog.Tile][]byte
+	err    error // of the last reading from the bucket
 }
 
+// ErrNotProved says that stored hash tiles do not support the tree head.
+var ErrNotProved = errors.New("stored hash tiles do not match the tree head")
+
 func newHashReader(ctx context.Context, bucket storage.Bucket, tree tlog.Tree) tlog.HashReader {
-	return tlog.TileHashReader(tree, &bucketTiles{ctx: ctx, bucket: bucket, proven: make(map[tlog.Tile][]byte)})
+	r := &bucketTiles{ctx: ctx, bucket: bucket, proven: make(map[tlog.Tile][]byte)}
+	inner := tlog.TileHashReader(tree, r)
+	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		r.err = nil
+		hashes, err := inner.ReadHashes(indexes)
+		if err != nil && r.err == nil {
+			// The tiles were read, so it is what they say.
+			err = fmt.Errorf("%w of size %d: %w", ErrNotProved, tree.N, err)
+		}
+		return hashes, err
+	})
 }
 
 // Height implements [tlog.TileReader].
@@ -41,6 +55,7 @@ func (r *bucketTiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 		}
 		b, err := readHashTile(r.ctx, r.bucket, t)
 		if err != nil {
+			r.err = err
 			return nil, err
 		}
 		data[i] = b
@@ -294,4 +309,25 @@ func diagnose(ctx context.Context, bucket storage.Bucket, e *Edge, tree tlog.Tre
 		Path:   fmt.Sprintf("the right edge of size %d", tree.N),
 		Detail: fmt.Sprintf("its tiles agree with each other and have root %v, the checkpoint says %v", e.root(), tree.Hash),
 	}
+}
+
+// CheckConsistency proves from the bucket that one tree extends another. Every
+// tree extends the empty one.
+func CheckConsistency(ctx context.Context, bucket storage.Bucket, old, tree tlog.Tree) error {
+	switch {
+	case old.N > tree.N:
+		return fmt.Errorf("check consistency: tree of %d cannot extend a tree of %d", tree.N, old.N)
+	case old.N == tree.N && old.Hash != tree.Hash:
+		return fmt.Errorf("check consistency: two trees of %d entries, with roots %v and %v", tree.N, old.Hash, tree.Hash)
+	case old.N == 0 || old.N == tree.N:
+		return nil
+	}
+	proof, err := tlog.ProveTree(tree.N, old.N, newHashReader(ctx, bucket, tree))
+	if err != nil {
+		return fmt.Errorf("check consistency: prove size %d from size %d: %w", old.N, tree.N, err)
+	}
+	if err := tlog.CheckTree(proof, tree.N, tree.Hash, old.N, old.Hash); err != nil {
+		return fmt.Errorf("check consistency: tree of %d does not extend the tree of %d: %w", tree.N, old.N, err)
+	}
+	return nil
 }

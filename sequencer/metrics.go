@@ -1,0 +1,60 @@
+package sequencer
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	rounds    *prometheus.CounterVec
+	entries   prometheus.Counter
+	repeated  prometheus.Counter
+	duration  *prometheus.HistogramVec
+	queued    prometheus.Gauge
+	treeSize  prometheus.Gauge
+	timestamp prometheus.Gauge
+	loads     prometheus.Counter
+	unloads   prometheus.Counter
+	refused   prometheus.Counter
+	stopped   prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "kiln_sequencer_" + name, Help: help})
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "kiln_sequencer_" + name, Help: help})
+	}
+	m := &metrics{
+		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kiln_sequencer_rounds_total", Help: "Rounds by result: grown, idle, failed.",
+		}, []string{"result"}),
+		entries:  counter("entries_total", "Entries that were given a place."),
+		repeated: counter("repeated_entries_total", "Entries that had a place already when they came."),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "kiln_sequencer_step_duration_seconds", Help: "Time of the steps of a round.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
+		}, []string{"step"}),
+		queued:    gauge("queued_entries", "Entries that wait for the next round."),
+		treeSize:  gauge("tree_size_entries", "Size of the published tree."),
+		timestamp: gauge("checkpoint_timestamp_seconds", "Time of the published checkpoint, since 1970 UTC."),
+		loads:     counter("loads_total", "Times the log's state was read and proved from storage."),
+		unloads:   counter("unloads_total", "Times the state in memory was dropped after a failure."),
+		refused:   counter("second_opinion_failures_total", "Rounds that were stopped before signing because their bytes did not verify."),
+		stopped:   gauge("stopped", "1 when the log has stopped for good."),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{
+		m.rounds, m.entries, m.repeated, m.duration, m.queued, m.treeSize,
+		m.timestamp, m.loads, m.unloads, m.refused, m.stopped,
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register sequencer metrics: %w", err)
+		}
+	}
+	return m, nil
+}
