@@ -1,0 +1,71 @@
+package chain
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// ParseRoots returns the DER of all certificates in a PEM file. Text around the
+// blocks is ignored. Blocks of another type, certificates that cannot be read
+// and a file without any are errors that name the block by its number, from 1.
+func ParseRoots(data []byte) ([][]byte, error) {
+	var ders [][]byte
+	for n := 1; ; n++ {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("parse roots: PEM block %d is %q, want CERTIFICATE", n, block.Type)
+		}
+		if _, err := parseCertificate(block.Bytes); err != nil {
+			return nil, fmt.Errorf("parse roots: PEM block %d: %w", n, err)
+		}
+		ders = append(ders, block.Bytes)
+	}
+	if len(ders) == 0 {
+		return nil, errors.New("parse roots: no PEM block found, want at least one CERTIFICATE")
+	}
+	if bytes.Contains(data, []byte("-----BEGIN")) {
+		return nil, fmt.Errorf("parse roots: what follows PEM block %d begins a block that cannot be read", len(ders))
+	}
+	return ders, nil
+}
+
+// rootPool is a set of accepted roots. It never changes after it was made.
+type rootPool struct {
+	ders          [][]byte
+	byFingerprint map[[32]byte]*issuer
+	bySubject     map[string][]*issuer // by raw Name, each in order of fingerprints
+}
+
+func newRootPool(ders [][]byte) (*rootPool, error) {
+	if len(ders) == 0 {
+		return nil, errors.New("there are none")
+	}
+	pool := &rootPool{byFingerprint: make(map[[32]byte]*issuer), bySubject: make(map[string][]*issuer)}
+	for n, der := range ders {
+		fingerprint := sha256.Sum256(der)
+		if pool.byFingerprint[fingerprint] != nil {
+			continue
+		}
+		c, err := parseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("root %d: %w", n, err)
+		}
+		root := newIssuer(c, fingerprint)
+		pool.ders = append(pool.ders, der)
+		pool.byFingerprint[fingerprint] = root
+		pool.bySubject[string(c.subject)] = append(pool.bySubject[string(c.subject)], root)
+	}
+	// The order of fingerprints does not depend on that of the file: the same
+	// roots always complete a chain in the same way (SUB-20).
+	for _, roots := range pool.bySubject {
+		slices.SortFunc(roots, func(a, b *issuer) int { return bytes.Compare(a.fingerprint[:], b.fingerprint[:]) })
+	}
+	return pool, nil
+}
