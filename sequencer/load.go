@@ -110,11 +110,8 @@ func (s *Sequencer) checkOrder(public, head checkpoint.Checkpoint) error {
 		return fatalf("the published checkpoint and the lock's have %d entries each, but roots %v and %v: the log has forked; "+
 			"keep both and do not start it", head.Tree.N, public.Tree.Hash, head.Tree.Hash)
 	}
-	if now := s.cfg.Now().UnixMilli(); now <= head.TimestampMillis {
-		return fatalf("clock stands at %d ms, but the log has signed %d ms already: it was set back; "+
-			"correct the clock, then start again", now, head.TimestampMillis)
-	}
-	return nil
+	_, err := s.timestampAfter(head.TimestampMillis)
+	return err
 }
 
 // recover publishes the round that was committed but not wholly published.

@@ -60,10 +60,9 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 			l.s.metrics.rounds.WithLabelValues("failed").Inc()
 		}
 	}()
-	timestamp := l.s.cfg.Now().UnixMilli()
-	if timestamp <= l.head.TimestampMillis {
-		return fatalf("clock stands at %d ms, but the log has signed %d ms already: it was set back; "+
-			"correct the clock, then start again", timestamp, l.head.TimestampMillis)
+	timestamp, err := l.s.timestampAfter(l.head.TimestampMillis)
+	if err != nil {
+		return err
 	}
 	next := *l
 	next.head.TimestampMillis = timestamp
@@ -99,6 +98,21 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	l.dropSpent(ctx)
 	l.finish(&next, p, began)
 	return nil
+}
+
+// timestampAfter reads the clock, which must be past the last timestamp. In the
+// very same millisecond it waits for the next; before it, it gives up the log.
+func (s *Sequencer) timestampAfter(last int64) (int64, error) {
+	now := s.cfg.Now().UnixMilli()
+	if now == last {
+		time.Sleep(time.Millisecond)
+		now = s.cfg.Now().UnixMilli()
+	}
+	if now <= last {
+		return 0, fatalf("clock stands at %d ms, but the log has signed %d ms already: it was set back; "+
+			"correct the clock, then start again", now, last)
+	}
+	return now, nil
 }
 
 // plan is what a round makes of its requests.
