@@ -1,0 +1,57 @@
+# kiln needs Go, a C compiler (for SQLite) and make; all else is fetched as Go
+# modules at the versions that go.mod and tools/*/go.mod pin.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+FUZZTIME ?= 1m
+RACECOUNT ?= 5
+
+.PHONY: help build test race lint fuzz bench demo docs clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/kiln
+	go build -trimpath -o bin/kiln ./cmd/kiln
+
+test: lint ## everything: lint, then all tests with the race detector
+	go test -race -timeout 25m ./...
+
+race: ## the tests that need no other program, RACECOUNT times (5), with the race detector
+	go test -race -short -count=$(RACECOUNT) -timeout 60m $$(go list ./... | grep -v /internal/e2e)
+
+lint: bin/staticcheck bin/gofumpt ## go vet, formatting and staticcheck
+	go vet ./...
+	@unformatted=$$(bin/gofumpt -l .); \
+	if [ -n "$$unformatted" ]; then echo "bin/gofumpt -w is due on:"; echo "$$unformatted"; exit 1; fi
+	bin/staticcheck ./...
+
+bin/staticcheck: tools/lint/go.mod tools/lint/go.sum
+	go build -C tools/lint -o ../../$@ honnef.co/go/tools/cmd/staticcheck
+
+bin/gofumpt: tools/lint/go.mod tools/lint/go.sum
+	go build -C tools/lint -o ../../$@ mvdan.cc/gofumpt
+
+fuzz: ## each fuzz target for FUZZTIME (1m)
+	@for package in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "== $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+bench: ## all benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+demo: ## two test logs on this machine, in kiln-dev/
+	go run ./cmd/kiln dev
+
+docs: ## check the documents against the code: metrics, options, commands, comments
+	go test -count=1 .
+
+clean: ## remove what was built, but no log
+	rm -rf bin
+	go clean -testcache
