@@ -55,6 +55,7 @@ type certificate struct {
 	issuerAt, issuerEnd  int    // where issuer is in body
 	extensionsAt         int    // where [3] is in body, len(body) if it is not
 	hasExtensions        bool   // [3] is there
+	version              int64  // as encoded: 0 is v1, 2 is v3
 	basicConstraintsSeen bool
 	isCA                 bool // BasicConstraints with CA:true, and none without
 }
@@ -101,7 +102,10 @@ func (c *certificate) parseTBS(algorithm *cryptobyte.String) error {
 		return errTruncated
 	}
 	c.body = in
-	ok := in.SkipOptionalASN1(tagVersion) &&
+	var version cryptobyte.String
+	var hasVersion bool
+	ok := in.ReadOptionalASN1(&version, &hasVersion, tagVersion) &&
+		(!hasVersion || (version.ReadASN1Integer(&c.version) && version.Empty())) &&
 		in.SkipASN1(asn1.INTEGER) &&
 		in.ReadASN1Element(algorithm, asn1.SEQUENCE)
 	c.issuerAt = len(c.body) - len(in)

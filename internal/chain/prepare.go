@@ -70,10 +70,13 @@ func (v *Validator) prepare(chain [][]byte, typ entry.Type) (*Candidate, *Reject
 	}
 	c := &Candidate{leaf: leaf}
 	pool := v.roots.Load()
-	if rejected := v.walk(c, pool, chain); rejected != nil {
-		return nil, rejected
-	}
-	if rejected := v.closePath(c, pool); rejected != nil {
+	if pool.byFingerprint[sha256.Sum256(leaf.raw)] != nil {
+		// Accepted as it is, whoever signed it: the path ends here (MON-13).
+		if len(chain) > 1 {
+			return nil, rejectf(ReasonBrokenChain, "%s is itself an accepted root, want it alone", place(0))
+		}
+		c.done = true
+	} else if rejected := v.findPath(c, pool, chain); rejected != nil {
 		return nil, rejected
 	}
 	if rejected := c.makePending(typ, v.lowPriority(leaf, typ)); rejected != nil {
@@ -152,6 +155,32 @@ func checkPoison(leaf *certificate, typ entry.Type) *RejectedError {
 	return nil
 }
 
+// findPath sets c.path, from the issuer of the first certificate to an accepted
+// root, and verifies all its links but the first.
+func (v *Validator) findPath(c *Candidate, pool *rootPool, chain [][]byte) *RejectedError {
+	if len(chain) == 1 {
+		return closeLeaf(c, pool)
+	}
+	if rejected := v.walk(c, pool, chain); rejected != nil {
+		return rejected
+	}
+	last := c.path[len(c.path)-1]
+	if pool.byFingerprint[last.fingerprint] == nil {
+		root, rejected := v.findRoot(c, pool, last)
+		if rejected != nil {
+			return rejected
+		}
+		c.path = append(c.path, root)
+	}
+	// From the root down: a key is used only once it is certified.
+	for i := len(c.path) - 2; i >= 0; i-- {
+		if err := v.seen.verify(c.path[i], c.path[i+1]); err != nil {
+			return rejectSignature(place(i+1), err)
+		}
+	}
+	return nil
+}
+
 // walk reads the submitted issuers into c.path and checks that each one can be
 // the issuer of the certificate before it, signatures aside.
 func (v *Validator) walk(c *Candidate, pool *rootPool, chain [][]byte) *RejectedError {
@@ -171,8 +200,7 @@ func (v *Validator) walk(c *Candidate, pool *rootPool, chain [][]byte) *Rejected
 		if !bytes.Equal(c.top().issuer, is.subject) {
 			return rejectf(ReasonBrokenChain, "%s is not the issuer of %s: its subject differs from the issuer named there", place(i), place(i-1))
 		}
-		// Roots are accepted as they are: old ones have no BasicConstraints.
-		if !accepted && !is.isCA {
+		if !is.mayIssue(accepted) {
 			return rejectf(ReasonNotCA, "%s is no CA certificate (BasicConstraints with CA:true), so it cannot be the issuer of %s", place(i), place(i-1))
 		}
 		c.path = append(c.path, is)
@@ -196,33 +224,6 @@ func (c *Candidate) contains(is *issuer) bool {
 		}
 	}
 	return bytes.Equal(c.leaf.raw, is.raw)
-}
-
-// closePath completes the path with an accepted root unless it ends in one, and
-// verifies its links.
-func (v *Validator) closePath(c *Candidate, pool *rootPool) *RejectedError {
-	if len(c.path) == 0 {
-		if pool.byFingerprint[sha256.Sum256(c.leaf.raw)] != nil {
-			c.done = true // accepted by name; whoever signed it does not matter (MON-13)
-			return nil
-		}
-		return closeLeaf(c, pool)
-	}
-	last := c.path[len(c.path)-1]
-	if pool.byFingerprint[last.fingerprint] == nil {
-		root, rejected := v.findRoot(c, pool, last)
-		if rejected != nil {
-			return rejected
-		}
-		c.path = append(c.path, root)
-	}
-	// From the root down: a key is used only once it is certified.
-	for i := len(c.path) - 2; i >= 0; i-- {
-		if err := v.seen.verify(c.path[i], c.path[i+1]); err != nil {
-			return rejectSignature(place(i+1), err)
-		}
-	}
-	return nil
 }
 
 // findRoot returns the first accepted root that verifies the last submitted

@@ -40,7 +40,7 @@ func ParseRoots(data []byte) ([][]byte, error) {
 type rootPool struct {
 	ders          [][]byte
 	byFingerprint map[[32]byte]*issuer
-	bySubject     map[string][]*issuer // by raw Name, each in order of fingerprints
+	bySubject     map[string][]*issuer // those that may issue, by raw Name, in order of fingerprints
 }
 
 func newRootPool(ders [][]byte) (*rootPool, error) {
@@ -60,7 +60,9 @@ func newRootPool(ders [][]byte) (*rootPool, error) {
 		root := newIssuer(c, fingerprint)
 		pool.ders = append(pool.ders, der)
 		pool.byFingerprint[fingerprint] = root
-		pool.bySubject[string(c.subject)] = append(pool.bySubject[string(c.subject)], root)
+		if root.mayIssue(true) {
+			pool.bySubject[string(c.subject)] = append(pool.bySubject[string(c.subject)], root)
+		}
 	}
 	// The order of fingerprints does not depend on that of the file: the same
 	// roots always complete a chain in the same way (SUB-20).

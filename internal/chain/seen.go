@@ -28,6 +28,13 @@ func newIssuer(c *certificate, fingerprint [32]byte) *issuer {
 	}
 }
 
+// mayIssue reports whether BasicConstraints let a certificate issue others. They
+// must, and no other constraint is looked at (SUB-22); only an accepted root of
+// version 1 or 2, which has none, may without.
+func (i *issuer) mayIssue(accepted bool) bool {
+	return i.isCA || (accepted && i.version < 2 && !i.basicConstraintsSeen)
+}
+
 // verifies checks the signature of c by this issuer's key.
 func (i *issuer) verifies(c *certificate) error {
 	key, err := i.key()
