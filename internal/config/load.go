@@ -1,0 +1,289 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxFile is the largest configuration file that is read, in bytes.
+const maxFile = 1 << 20
+
+// Load reads a configuration file and checks it and every file it names. If
+// anything is wrong it returns no Config and [Faults] with all of it; if the
+// file itself cannot be read, that error.
+func Load(path string) (*Config, error) {
+	data, dir, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	r, c := parse(path, data, dir)
+	r.checkFiles(c)
+	if err := r.faults.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Parse checks the content of a configuration file, but touches no file that it
+// names. Faults call it name; relative paths in it start from dir, which has to
+// be absolute for the paths to come out so.
+func Parse(name string, data []byte, dir string) (*Config, error) {
+	r, c := parse(name, data, dir)
+	if err := r.faults.err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func readFile(path string) (data []byte, dir string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, "", fmt.Errorf("read configuration: %w", err)
+	}
+	defer f.Close()
+	data, err = io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, "", fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	if len(data) > maxFile {
+		return nil, "", fmt.Errorf("read configuration %s: file is larger than %d bytes", path, maxFile)
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, "", fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	return data, filepath.Dir(abs), nil
+}
+
+// parse returns what could be read, with faults in the reader for the rest.
+func parse(name string, data []byte, dir string) (*reader, *Config) {
+	r := &reader{faults: faultList{file: name}, lines: make(map[string]int)}
+	c := &Config{
+		Path: name, Dir: dir,
+		Listen: DefaultListen, Admin: DefaultAdmin,
+		Logging:        Logging{Format: "text"},
+		MaxConnections: DefaultMaxConnections,
+	}
+	root := r.document(data)
+	if root == nil {
+		return r, c
+	}
+	s := r.section(root, "")
+	if s == nil {
+		return r, c
+	}
+	read(s, "listen", &c.Listen, parseAddr, isText...)
+	read(s, "admin", &c.Admin, parseAddr, isText...)
+	read(s, "insecure_http", &c.InsecureHTTP, parseBool, isBool...)
+	read(s, "max_connections", &c.MaxConnections, between(MinMaxConnections, MaxMaxConnections), isInt...)
+	if n := s.take("tls"); n != nil {
+		c.TLS = r.tls(n, dir)
+	}
+	if n := s.take("logging"); n != nil {
+		r.logging(n, &c.Logging)
+	}
+	r.logs(s, c)
+	s.done()
+
+	r.checkListeners(c)
+	r.checkPlainHTTP(c)
+	r.checkNames(c.Logs)
+	r.checkPrefixes(c.Logs)
+	r.checkPaths(c)
+	r.checkSeries(c.Logs)
+	return r, c
+}
+
+var syntaxError = regexp.MustCompile(`^yaml: line ([0-9]+): (.*)$`)
+
+// document parses the YAML of the one document in data.
+func (r *reader) document(data []byte) *yaml.Node {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc, more yaml.Node
+	switch err := dec.Decode(&doc); {
+	case errors.Is(err, io.EOF):
+		r.faults.add(0, "", "the file is empty", "want at least logs: with one log; kiln help config shows all keys")
+		return nil
+	case err != nil:
+		r.syntax(err)
+		return nil
+	}
+	switch err := dec.Decode(&more); {
+	case err == nil:
+		r.faults.add(more.Line, "", "a second YAML document begins here", "want one")
+	case !errors.Is(err, io.EOF):
+		r.syntax(err)
+	}
+	if len(doc.Content) != 1 {
+		r.faults.add(doc.Line, "", "the document is empty", "want at least logs: with one log")
+		return nil
+	}
+	return doc.Content[0]
+}
+
+// syntax reports an error of the YAML parser, which has the line in its text.
+func (r *reader) syntax(err error) {
+	line, what := 0, err.Error()
+	if m := syntaxError.FindStringSubmatch(what); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		what = "yaml: " + m[2]
+	}
+	r.faults.add(line, "", shorten(what), "nothing after this was read")
+}
+
+func (r *reader) tls(n *yaml.Node, dir string) *TLS {
+	t := new(TLS)
+	s := r.section(n, "tls")
+	if s == nil {
+		return nil
+	}
+	cert := s.file("cert_file", dir, &t.CertFile, "")
+	key := s.file("key_file", dir, &t.KeyFile, "")
+	acme := s.take("acme")
+	if acme != nil {
+		t.ACME = r.acme(acme, dir)
+	}
+	s.done()
+	switch {
+	case acme != nil && (cert || key):
+		s.fault("acme", &problem{"stands beside cert_file or key_file", "want either acme, or cert_file and key_file"})
+	case acme == nil && !cert && !key:
+		r.faults.add(s.line, "tls", "names no certificate", "want cert_file and key_file, or acme")
+	case cert && !key:
+		s.missing("key_file", "want the private key of cert_file")
+	case key && !cert:
+		s.missing("cert_file", "want the certificate of key_file")
+	}
+	return t
+}
+
+func (r *reader) acme(n *yaml.Node, dir string) *ACME {
+	s := r.section(n, "tls.acme")
+	if s == nil {
+		return nil
+	}
+	a := new(ACME)
+	a.Hosts = s.strings("hosts", parseACMEHost)
+	if n := s.values["hosts"]; n == nil || n.Kind == yaml.SequenceNode && len(n.Content) == 0 {
+		s.missing("hosts", "want the DNS names to obtain certificates for, such as [log.example.org]")
+	}
+	read(s, "email", &a.Email, parseEmail, isText...)
+	s.file("cache_dir", dir, &a.CacheDir, "want a directory that keeps account key and certificates")
+	read(s, "directory_url", &a.DirectoryURL, parseDirectoryURL, isText...)
+	s.done()
+	return a
+}
+
+func (r *reader) logging(n *yaml.Node, l *Logging) {
+	if s := r.section(n, "logging"); s != nil {
+		read(s, "level", &l.Level, parseLevel, isText...)
+		read(s, "format", &l.Format, parseFormat, isText...)
+		s.done()
+	}
+}
+
+// logs reads the list of logs. A log with faults is kept as far as it could be
+// read, so that indexes agree with the file.
+func (r *reader) logs(s *section, c *Config) {
+	n := s.take("logs")
+	switch {
+	case n == nil:
+		s.missing("logs", "want a list with one log at least; kiln help config shows one")
+		return
+	case n.Kind != yaml.SequenceNode:
+		s.fault("logs", &problem{"is " + describe(n), "want a list, each log beginning with a dash"})
+		return
+	case len(n.Content) == 0:
+		s.fault("logs", &problem{"is an empty list", "want one log at least"})
+		return
+	case len(n.Content) > MaxLogs:
+		s.fault("logs", &problem{fmt.Sprintf("has %d logs", len(n.Content)), fmt.Sprintf("want %d at most", MaxLogs)})
+		return
+	}
+	for i, item := range n.Content {
+		c.Logs = append(c.Logs, r.log(item, fmt.Sprintf("logs[%d]", i), c.Dir))
+	}
+}
+
+// log reads one log.
+func (r *reader) log(n *yaml.Node, path, dir string) Log {
+	l := Log{Period: DefaultPeriod, Batchers: DefaultBatchers, MaxInFlight: DefaultMaxInFlight, Grease: true}
+	s := r.section(n, path)
+	if s == nil {
+		return l
+	}
+	r.lines[path] = s.line
+	need(s, "name", "want a word that names the log, such as example2026h2", &l.Name, parseName, isText...)
+	l.Series = Stem(l.Name)
+	read(s, "series", &l.Series, parseName, isText...)
+
+	var submission, monitoring *url.URL
+	if need(s, "submission_url", "want the URL that submissions go to, with a slash at its end", &submission, parsePrefix, isText...) {
+		l.SubmissionURL, l.MonitoringURL = submission.String(), submission.String()
+		l.Origin = originOf(submission)
+	}
+	if read(s, "monitoring_url", &monitoring, parsePrefix, isText...) {
+		l.MonitoringURL = monitoring.String()
+	}
+
+	start := need(s, "not_after_start", "want the first NotAfter accepted, such as 2026-07-01T00:00:00Z", &l.NotAfterStart, parseTime, isTime...)
+	limit := need(s, "not_after_limit", "want the first NotAfter no longer accepted, such as 2027-01-01T00:00:00Z", &l.NotAfterLimit, parseTime, isTime...)
+	if start && limit && !l.NotAfterStart.Before(l.NotAfterLimit) {
+		s.fault("not_after_limit", &problem{"is not after not_after_start", "want a window with an end after its start"})
+	}
+
+	s.file("key_file", dir, &l.KeyFile, "want the PEM of the log's private key")
+	s.file("roots_file", dir, &l.RootsFile, "want the PEM of the accepted roots")
+	s.file("storage", dir, &l.Storage, "want the directory for tiles and checkpoint")
+	s.file("lock", dir, &l.Lock, "want the SQLite file of the lock")
+	s.file("dedup", dir, &l.Dedup, "want the SQLite file of the deduplication cache")
+
+	read(s, "period", &l.Period, parsePeriod, isText...)
+	read(s, "batchers", &l.Batchers, between(MinBatchers, MaxBatchers), isInt...)
+	read(s, "max_in_flight", &l.MaxInFlight, between(MinMaxInFlight, MaxMaxInFlight), isInt...)
+	read(s, "read_rate", &l.ReadRate, between(MinReadRate, MaxReadRate), isInt...)
+	read(s, "require_server_auth", &l.RequireServerAuth, parseBool, isBool...)
+	read(s, "names_tiles", &l.Names, parseBool, isBool...)
+	read(s, "grease", &l.Grease, parseBool, isBool...)
+	read(s, "read_only", &l.ReadOnly, parseBool, isBool...)
+	s.done()
+	return l
+}
+
+// file reads a path and makes it absolute. A want that is not empty makes the
+// key required. It reports whether the key is there.
+func (s *section) file(key, dir string, dst *string, want string) bool {
+	ok := false
+	if want != "" {
+		ok = need(s, key, want, dst, parseFile, isText...)
+	} else {
+		ok = read(s, key, dst, parseFile, isText...)
+	}
+	if ok {
+		if !filepath.IsAbs(*dst) {
+			*dst = filepath.Join(dir, *dst)
+		}
+		*dst = filepath.Clean(*dst)
+	}
+	_, there := s.values[key]
+	return there
+}
+
+// hostOf returns the host of host:port, or of a URL.
+func hostOf(addr string) string {
+	if u, err := url.Parse(addr); err == nil && u.Host != "" {
+		return u.Hostname()
+	}
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}
