@@ -42,28 +42,33 @@ func (r *recorder) take() []string {
 	return calls
 }
 
-// record puts a recorder into a bucket. Files are named relative to the root;
-// a temporary one is "temp".
+// nameOf names a file relative to the root; a temporary one is "temp".
+func nameOf(b *Bucket, f *os.File) string {
+	if filepath.Base(filepath.Dir(f.Name())) == "tmp" {
+		return "temp"
+	}
+	rel, err := filepath.Rel(b.name, f.Name())
+	if err != nil {
+		return f.Name()
+	}
+	return rel
+}
+
+type renameFunc = func(from *os.File, temp string, to *os.File, name string) error
+
+func (r *recorder) rename(b *Bucket, what string, do renameFunc) renameFunc {
+	return func(from *os.File, temp string, to *os.File, name string) error {
+		if err := r.call("%s %s", what, filepath.Join(nameOf(b, to), name)); err != nil {
+			return err
+		}
+		return do(from, temp, to, name)
+	}
+}
+
+// record puts a recorder into a bucket.
 func record(b *Bucket) *recorder {
 	r, real := &recorder{}, b.sys
-	name := func(f *os.File) string {
-		if filepath.Base(filepath.Dir(f.Name())) == "tmp" {
-			return "temp"
-		}
-		rel, err := filepath.Rel(b.name, f.Name())
-		if err != nil {
-			return f.Name()
-		}
-		return rel
-	}
-	rename := func(what string, do func(*os.File, string, *os.File, string) error) func(*os.File, string, *os.File, string) error {
-		return func(from *os.File, temp string, to *os.File, n string) error {
-			if err := r.call("%s %s", what, filepath.Join(name(to), n)); err != nil {
-				return err
-			}
-			return do(from, temp, to, n)
-		}
-	}
+	name := func(f *os.File) string { return nameOf(b, f) }
 	b.sys = system{
 		createTemp: func(temps *os.Root, temp string) (*os.File, error) {
 			if err := r.call("create temp"); err != nil {
@@ -84,8 +89,8 @@ func record(b *Bucket) *recorder {
 			}
 			return real.syncFile(f)
 		},
-		renameNew:  rename("rename new", real.renameNew),
-		renameOver: rename("rename over", real.renameOver),
+		renameNew:  r.rename(b, "rename new", real.renameNew),
+		renameOver: r.rename(b, "rename over", real.renameOver),
 		mkdir: func(root *os.Root, p string) error {
 			if err := r.call("mkdir %s", p); err != nil {
 				return err
