@@ -3,6 +3,7 @@ package chain
 import (
 	"bytes"
 	"crypto/sha256"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -95,6 +96,48 @@ func TestSpliceSizes(t *testing.T) {
 func withUsage(t testing.TB, s spec) *certificate {
 	s.extensions = append([][]byte{extPSC}, s.extensions...)
 	return mustParse(t, s.issue(t, nil).der)
+}
+
+// TestSpliceRandom draws extension lists, of the precertificate and of a
+// Precertificate Signing Certificate, and compares with
+// certificate-transparency-go.
+func TestSpliceRandom(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	key, issuerName := p256(t), name(t, "issuer")
+	draw := func() []byte {
+		n := r.IntN(40)
+		if r.IntN(4) == 0 {
+			n = r.IntN(70000)
+		}
+		return extensionDER("\x2a"+string([]byte{byte(r.IntN(0x80))}), r.IntN(2) == 0, make([]byte, n))
+	}
+	list := func(with ...[]byte) [][]byte {
+		for range 1 + r.IntN(4) {
+			with = append(with, draw())
+		}
+		if r.IntN(2) == 0 {
+			with = append(with, extKeyID(strings.Repeat("k", r.IntN(300))))
+		}
+		r.Shuffle(len(with), func(i, j int) { with[i], with[j] = with[j], with[i] })
+		return with
+	}
+	for range 2000 {
+		leaf := spec{version: 2, serial: r.Int64() - r.Int64(), subject: name(t, "leaf"), key: key, extensions: list(extPoison)}
+		tbs := leaf.tbs(t, issuerName, algSHA256RSA)
+		c := mustParse(t, element(derSequence, tbs, algSHA256RSA, []byte{3, 1, 0}))
+		want, err := ctx509.BuildPrecertTBS(tbs, nil)
+		same(t, c, oidPoison, nil, want, err)
+
+		s := spec{version: 2, subject: name(t, "PSC"), key: key, extensions: list(extCA, extPSC)}
+		pscDER := element(derSequence, s.tbs(t, name(t, strings.Repeat("n", r.IntN(200))), algSHA256RSA), algSHA256RSA, []byte{3, 1, 0})
+		theirs, err := ctx509.ParseCertificate(pscDER)
+		if ctx509.IsFatal(err) {
+			t.Fatal(err)
+		}
+		want, err = ctx509.BuildPrecertTBS(tbs, theirs)
+		same(t, c, oidPoison, mustParse(t, pscDER), want, err)
+	}
 }
 
 // TestNoExtensionLeft drops [3] with the last extension (SUB-28).
