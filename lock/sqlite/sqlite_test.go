@@ -163,33 +163,40 @@ func foreign(t *testing.T, path string, statements ...string) {
 	}
 }
 
-func TestRefused(t *testing.T) {
-	t.Parallel()
-	ours := func(t *testing.T, path string) []byte {
-		s, err := Open(t.Context(), path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := range 50 {
-			if err := s.Create(t.Context(), fmt.Sprint("cell ", i), bytes.Repeat([]byte{byte(i)}, 2000)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		data, err := os.ReadFile(path)
-		if err := errors.Join(err, s.Close()); err != nil {
-			t.Fatal(err)
-		}
-		return data
+// ours makes a lock with some cells, and returns the file's bytes.
+func ours(t *testing.T, path string) []byte {
+	t.Helper()
+	s, err := Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	write := func(t *testing.T, path string, data []byte) {
-		if err := os.WriteFile(path, data, 0o600); err != nil {
+	for i := range 50 {
+		if err := s.Create(t.Context(), fmt.Sprint("cell ", i), bytes.Repeat([]byte{byte(i)}, 2000)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, c := range []struct {
-		name, want string
-		make       func(t *testing.T, path string)
-	}{
+	data, err := os.ReadFile(path)
+	if err := errors.Join(err, s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// refusal is a file that Open refuses, with a word of the error.
+type refusal struct {
+	name, want string
+	make       func(t *testing.T, path string)
+}
+
+func refusals() []refusal {
+	return []refusal{
 		{"text", errForeign.Error(), func(t *testing.T, path string) {
 			write(t, path, []byte(strings.Repeat("listen: 127.0.0.1\n", 1000)))
 		}},
@@ -226,7 +233,12 @@ func TestRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 		}},
-	} {
+	}
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	for _, c := range refusals() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "lock.db")
