@@ -19,31 +19,31 @@ type metrics struct {
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
-	make := promauto.With(reg)
+	with := promauto.With(reg)
 	m := &metrics{
-		requests: make.NewCounterVec(prometheus.CounterOpts{
+		requests: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "kiln_frontend_requests_total",
 			Help: "Requests to the submission API by endpoint and HTTP status; canceled: the client went away before its answer.",
 		}, []string{"endpoint", "code"}),
-		duration: make.NewHistogramVec(prometheus.HistogramOpts{
+		duration: with.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "kiln_frontend_request_duration_seconds",
 			Help:    "Time from the header of a request to its answer.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .15, .2, .3, .5, .75, 1, 1.5, 2.5, 5, 10, 30},
 		}, []string{"endpoint"}),
-		rejections: make.NewCounterVec(prometheus.CounterOpts{
+		rejections: with.NewCounterVec(prometheus.CounterOpts{
 			Name: "kiln_frontend_rejections_total",
 			Help: "Submissions refused for what they are, by reason.",
 		}, []string{"reason"}),
-		inFlight: make.NewGauge(prometheus.GaugeOpts{
+		inFlight: with.NewGauge(prometheus.GaugeOpts{
 			Name: "kiln_frontend_in_flight_requests",
 			Help: "Submissions that are being read or worked on.",
 		}),
-		bodyBytes: make.NewHistogram(prometheus.HistogramOpts{
+		bodyBytes: with.NewHistogram(prometheus.HistogramOpts{
 			Name:    "kiln_frontend_body_bytes",
 			Help:    "Size of submission bodies that were read whole.",
 			Buckets: prometheus.ExponentialBuckets(1<<10, 2, 10),
 		}),
-		panics: make.NewCounter(prometheus.CounterOpts{
+		panics: with.NewCounter(prometheus.CounterOpts{
 			Name: "kiln_frontend_panics_total",
 			Help: "Handlers that panicked; each is a bug.",
 		}),
