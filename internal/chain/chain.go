@@ -106,6 +106,10 @@ func New(cfg Config) (*Validator, error) {
 // SetRoots replaces the accepted roots, given as DER. A submission sees either
 // the old or the new ones, never a mixture. Repeated certificates count once.
 // On an error, which names the root by its place (from 0), nothing changes.
+//
+// A root need not be self-signed. One that cannot issue (version 3 without
+// CA:true, or with a key that is neither RSA, ECDSA nor Ed25519) is taken, but
+// chains below it are refused.
 func (v *Validator) SetRoots(ders [][]byte) error {
 	pool, err := newRootPool(ders)
 	if err != nil {

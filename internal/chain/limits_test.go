@@ -132,9 +132,15 @@ func TestLinksAreVerifiedOnce(t *testing.T) {
 		t.Errorf("%d links are remembered, want 1", len(v.seen.links.young))
 	}
 	// A remembered link does not stand in for another, nor for an accepted root.
+	namesake := newCA(t, "Root", nil)
+	if err := v.SetRoots([][]byte{root.der, namesake.der}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := check(v, [][]byte{leaf(), inter.der, namesake.der}, entry.X509)
+	wantReason(t, err, ReasonSignature)
 	forged := bytes.Clone(inter.der)
 	forged[len(forged)-1] ^= 1
-	_, err := check(v, [][]byte{leaf(), forged}, entry.X509)
+	_, err = check(v, [][]byte{leaf(), forged}, entry.X509)
 	wantReason(t, err, ReasonSignature)
 	if err := v.SetRoots([][]byte{newCA(t, "Another", nil).der}); err != nil {
 		t.Fatal(err)

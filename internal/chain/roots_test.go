@@ -99,12 +99,16 @@ func TestRootChoice(t *testing.T) {
 		return spec{version: 2, serial: serial, subject: name(t, "Root"), key: k, extensions: [][]byte{extCA}}.issue(t, nil)
 	}
 	twins := []*ca{make1(1, key), make1(2, key), make1(3, key)}
-	stranger := make1(4, p256(t)) // same name
+	lowest := slices.Min(fingerprintsOf(twins[0].der, twins[1].der, twins[2].der))
+	strangerKey := p256(t)
+	stranger := make1(4, strangerKey) // same name, and tried before the others
+	for serial := int64(5); fingerprintsOf(stranger.der)[0] > lowest; serial++ {
+		stranger = make1(serial, strangerKey)
+	}
 	inter := newCA(t, "CA", twins[0])
 	leaf := spec{version: 2, key: p256(t)}
 	under, direct := leaf.issue(t, inter), leaf.issue(t, twins[0])
 	ders := [][]byte{twins[2].der, stranger.der, twins[0].der, twins[1].der}
-	lowest := slices.Min(fingerprintsOf(twins[0].der, twins[1].der, twins[2].der))
 	for range 6 {
 		ders = append(ders[1:], ders[0])
 		for _, roots := range [][][]byte{ders, slices.DeleteFunc(slices.Clone(ders), func(d []byte) bool { return bytes.Equal(d, stranger.der) })} {
@@ -136,6 +140,7 @@ func TestCrossSigned(t *testing.T) {
 	t.Parallel()
 	a, b := newCA(t, "A", nil), newCA(t, "B", nil)
 	crossA := spec{version: 2, subject: a.subject, key: a.key, extensions: [][]byte{extCA}}.issue(t, b)
+	twinA := spec{version: 2, serial: 2, subject: a.subject, key: a.key, extensions: [][]byte{extCA}}.issue(t, a)
 	leaf := spec{version: 2, key: p256(t)}.issue(t, a)
 	all := newValidator(t, Config{}, a.der, b.der, crossA.der)
 	onlyB := newValidator(t, Config{}, b.der)
@@ -153,6 +158,8 @@ func TestCrossSigned(t *testing.T) {
 		{"cross is completed", onlyB, []*ca{leaf, crossA}, []*ca{crossA, b}, ""},
 		{"self-signed, then its twin", onlyB, []*ca{leaf, a, crossA}, []*ca{a, crossA, b}, ""},
 		{"goes on after an accepted root", onlyA, []*ca{leaf, a, crossA}, nil, ReasonUnknownRoot},
+		{"twin between leaf and root", onlyA, []*ca{leaf, twinA}, []*ca{twinA, a}, ""},
+		{"in a circle", onlyA, []*ca{leaf, a, twinA}, nil, ReasonUnknownRoot},
 		{"wrong issuer of the cross", all, []*ca{leaf, crossA, a}, nil, ReasonBrokenChain},
 		{"twice the same", all, []*ca{leaf, a, a}, nil, ReasonBrokenChain},
 		{"leaf twice", all, []*ca{leaf, leaf}, nil, ReasonBrokenChain},

@@ -31,6 +31,8 @@ func TestSignatureAlgorithms(t *testing.T) {
 	noNull.spki = bytes.Replace(noNull.spki, algID(oidPKCS1+"\x01", []byte{5, 0}), algID(oidPKCS1+"\x01", nil), 1)
 	noNull.spki = element(derSequence, noNull.spki[4:])
 	wrongHash := rsaKey(t, algID(oidPKCS1+"\x0a", pssParams("\x2a\x03", 32)), crypto.SHA256)
+	twoHashes := rsaKey(t, algID(oidPKCS1+"\x0a", element(derSequence,
+		element(0xa0, element(derSequence, element(derOID, []byte(sha256OID)), []byte{5, 0})))), crypto.SHA256)
 	badEd := edKey(t)
 	badEd.spki = element(derSequence, algEd25519, element(3, []byte{0}, make([]byte, 31)))
 	zeroRSA := rsaKey(t, algSHA256RSA, crypto.SHA256)
@@ -60,6 +62,7 @@ func TestSignatureAlgorithms(t *testing.T) {
 		{"PSS, no salt", pss(0), ""},
 		{"PSS, all defaults", pssDefaults, ""},
 		{"PSS, unknown hash", wrongHash, ReasonAlgorithm},
+		{"PSS, two hashes", twoHashes, ReasonAlgorithm},
 		{"MD5", rsaKey(t, algMD5RSA, crypto.MD5), ReasonAlgorithm},
 		{"unknown algorithm", rsaKey(t, algID("\x2a\x03\x04", nil), crypto.SHA256), ReasonAlgorithm},
 		{"empty algorithm", rsaKey(t, element(derSequence), crypto.SHA256), ReasonAlgorithm},
