@@ -104,7 +104,10 @@ func parse(name string, data []byte, dir string) (*reader, *Config) {
 	return r, c
 }
 
-var syntaxError = regexp.MustCompile(`^yaml: line ([0-9]+): (.*)$`)
+var (
+	syntaxError  = regexp.MustCompile(`^yaml: line ([0-9]+): (.*)$`)
+	unknownAlias = regexp.MustCompile(`^yaml: unknown anchor '([^']*)' referenced$`)
+)
 
 // document parses the YAML of the one document in data.
 func (r *reader) document(data []byte) *yaml.Node {
@@ -115,14 +118,14 @@ func (r *reader) document(data []byte) *yaml.Node {
 		r.faults.add(0, "", "the file is empty", "want at least logs: with one log; kiln help config shows all keys")
 		return nil
 	case err != nil:
-		r.syntax(err)
+		r.syntax(err, data)
 		return nil
 	}
 	switch err := dec.Decode(&more); {
 	case err == nil:
 		r.faults.add(more.Line, "", "a second YAML document begins here", "want one")
 	case !errors.Is(err, io.EOF):
-		r.syntax(err)
+		r.syntax(err, data)
 	}
 	if len(doc.Content) != 1 {
 		r.faults.add(doc.Line, "", "the document is empty", "want at least logs: with one log")
@@ -131,12 +134,16 @@ func (r *reader) document(data []byte) *yaml.Node {
 	return doc.Content[0]
 }
 
-// syntax reports an error of the YAML parser, which has the line in its text.
-func (r *reader) syntax(err error) {
-	line, what := 0, err.Error()
+// syntax reports an error of the YAML parser, which has the line in its text,
+// except when that is the first, or when an alias is at fault.
+func (r *reader) syntax(err error, data []byte) {
+	line, what := 1, err.Error()
 	if m := syntaxError.FindStringSubmatch(what); m != nil {
 		line, _ = strconv.Atoi(m[1])
 		what = "yaml: " + m[2]
+	} else if m := unknownAlias.FindStringSubmatch(what); m != nil {
+		before, _, _ := bytes.Cut(data, []byte("*"+m[1]))
+		line += bytes.Count(before, []byte("\n"))
 	}
 	r.faults.add(line, "", shorten(what), "nothing after this was read")
 }
