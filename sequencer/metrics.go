@@ -22,28 +22,28 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Name: "kiln_sequencer_" + name, Help: help})
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
 	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: "kiln_sequencer_" + name, Help: help})
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
 	m := &metrics{
 		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kiln_sequencer_rounds_total", Help: "Rounds by result: grown, idle, failed.",
 		}, []string{"result"}),
-		entries:  counter("entries_total", "Entries that were given a place."),
-		repeated: counter("repeated_entries_total", "Entries that had a place already when they came."),
+		entries:  counter("kiln_sequencer_entries_total", "Entries that were given a place."),
+		repeated: counter("kiln_sequencer_repeated_entries_total", "Entries that had a place already when they came."),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "kiln_sequencer_step_duration_seconds", Help: "Time of the steps of a round.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
 		}, []string{"step"}),
-		queued:    gauge("queued_entries", "Entries that wait for the next round."),
-		treeSize:  gauge("tree_size_entries", "Size of the published tree."),
-		timestamp: gauge("checkpoint_timestamp_seconds", "Time of the published checkpoint, since 1970 UTC."),
-		loads:     counter("loads_total", "Times the log's state was read and proved from storage."),
-		unloads:   counter("unloads_total", "Times the state in memory was dropped after a failure."),
-		refused:   counter("second_opinion_failures_total", "Rounds that were stopped before signing because their bytes did not verify."),
-		stopped:   gauge("stopped", "1 when the log has stopped for good."),
+		queued:    gauge("kiln_sequencer_queued_entries", "Entries that wait for the next round."),
+		treeSize:  gauge("kiln_sequencer_tree_size_entries", "Size of the published tree."),
+		timestamp: gauge("kiln_sequencer_checkpoint_timestamp_seconds", "Time of the published checkpoint, since 1970 UTC."),
+		loads:     counter("kiln_sequencer_loads_total", "Times the log's state was read and proved from storage."),
+		unloads:   counter("kiln_sequencer_unloads_total", "Times the state in memory was dropped after a failure."),
+		refused:   counter("kiln_sequencer_second_opinion_failures_total", "Rounds that were stopped before signing because their bytes did not verify."),
+		stopped:   gauge("kiln_sequencer_stopped", "1 when the log has stopped for good."),
 	}
 	if reg == nil {
 		return m, nil
