@@ -85,14 +85,15 @@ func (l *limiter) giveBack(client netip.Addr) {
 }
 
 func (l *limiter) bucketLocked(client netip.Addr, now time.Time) *tokens {
-	if b := l.young[client]; b != nil {
+	b := l.young[client]
+	if expired := now.Sub(l.since) > l.whole; expired || b == nil && len(l.young) >= l.half {
+		l.old, l.young, l.since = l.young, make(map[netip.Addr]*tokens), now
+		b = nil
+	}
+	if b != nil {
 		return b
 	}
-	if len(l.young) >= l.half || now.Sub(l.since) > l.whole {
-		l.old, l.young, l.since = l.young, make(map[netip.Addr]*tokens), now
-	}
-	b := l.old[client]
-	if b == nil {
+	if b = l.old[client]; b == nil {
 		b = &tokens{left: l.burst, at: now}
 	}
 	delete(l.old, client)
