@@ -34,8 +34,9 @@ type public struct {
 	server  *http.Server
 	limiter *limiter
 	secure  bool
-	log     *slog.Logger
-	served  chan error // the one result of Serve
+
+	stopped chan struct{} // closed when Serve has returned
+	err     error         // why, unless shutdown made it; set before stopped is closed
 }
 
 // publicConfig has one field for each thing the listener is made of.
@@ -65,23 +66,24 @@ func servePublic(ln net.Listener, c publicConfig) *public {
 		server:  newServer(countBusy(recovered(c.handler, c.log, c.metrics)), c.log),
 		limiter: newLimiter(ln, total, total/2, c.metrics),
 		secure:  c.tls != nil,
-		log:     c.log,
-		served:  make(chan error, 1),
+		stopped: make(chan struct{}),
 	}
 	p.server.TLSConfig = c.tls
-	go func() {
-		var err error
-		if p.secure {
-			err = p.server.ServeTLS(p.limiter, "", "")
-		} else {
-			err = p.server.Serve(p.limiter)
-		}
-		if errors.Is(err, http.ErrServerClosed) {
-			err = nil
-		}
-		p.served <- err
-	}()
+	go p.serve()
 	return p
+}
+
+func (p *public) serve() {
+	defer close(p.stopped)
+	var err error
+	if p.secure {
+		err = p.server.ServeTLS(p.limiter, "", "")
+	} else {
+		err = p.server.Serve(p.limiter)
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		p.err = fmt.Errorf("public listener: %w", err)
+	}
 }
 
 func newServer(handler http.Handler, log *slog.Logger) *http.Server {
@@ -109,7 +111,8 @@ func (p *public) shutdown(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("drain public listener: %w", errors.Join(err, p.server.Close()))
 	}
-	return errors.Join(err, <-p.served)
+	<-p.stopped
+	return errors.Join(err, p.err)
 }
 
 // recovered turns a panic of a handler into a 500 and an ERROR line with the

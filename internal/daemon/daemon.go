@@ -1,0 +1,271 @@
+// Package daemon makes running logs of a configuration: it starts the roles of
+// every log in order, puts them behind one public and one admin listener, and
+// stops them in reverse.
+//
+// Invariants: nothing is accepted on the public listener before every log is
+// loaded, proved and caught up; a start that fails leaves nothing running; a
+// request that was taken is answered before its log is closed; a log that stops
+// for good takes no other log with it, and goes on being read.
+//
+// It is the only package that knows all others, and it never knows what they
+// do: protocol, order of a commit and rules for certificates are theirs.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kiln/internal/config"
+	"kiln/internal/logkey"
+)
+
+// Options are what a daemon needs beside its configuration. The zero value
+// works.
+type Options struct {
+	Logger  *slog.Logger     // default: discard
+	Now     func() time.Time // the logs' clock; default time.Now
+	Version string           // for the build_info metric
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+// Daemon is a set of running logs. Its methods are safe for concurrent use.
+type Daemon struct {
+	cfg     *config.Config
+	opts    Options
+	log     *slog.Logger
+	metrics *metrics
+	reg     *prometheus.Registry
+
+	locks  lockFiles
+	keys   []*logkey.Key // of cfg.Logs
+	admin  *admin        // nil if there is none
+	logs   []*runningLog // complete before phase is serving
+	public *public
+	phase  atomic.Int32 // a phase
+
+	stopping chan struct{}  // closed when Close begins: ends the watchers
+	watchers sync.WaitGroup // one for each log, one for the listener
+
+	closing  sync.Once
+	closeErr error         // set before closed is closed
+	closed   chan struct{} // closed when Close is done with everything
+
+	ending sync.Once
+	endErr error         // set before ended is closed
+	ended  chan struct{} // closed when there is nothing left to wait for
+}
+
+// Start runs the logs of a configuration. When it returns nil, all logs are
+// loaded and the public listener accepts. When it fails, it has stopped what it
+// had started; the error names the log and the file, and says what to do. ctx
+// governs the start only.
+func Start(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
+	opts = opts.withDefaults()
+	d := &Daemon{
+		cfg: cfg, opts: opts, log: opts.Logger, reg: prometheus.NewRegistry(),
+		stopping: make(chan struct{}), closed: make(chan struct{}), ended: make(chan struct{}),
+	}
+	d.metrics = newMetrics(d.reg, opts.Version)
+	if err := d.start(ctx); err != nil {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), submissionTimeout)
+		defer cancel()
+		return nil, errors.Join(err, d.Close(stop))
+	}
+	return d, nil
+}
+
+func (d *Daemon) start(ctx context.Context) error {
+	if len(d.cfg.Logs) == 0 {
+		return fmt.Errorf("%s: no logs configured, want at least one", d.cfg.Path)
+	}
+	tlsConf, err := tlsConfig(d.cfg.TLS, time.Now, d.log, d.metrics)
+	if err != nil {
+		return err
+	}
+	if err := d.lockData(); err != nil {
+		return err
+	}
+	if d.cfg.Admin != "" {
+		if d.admin, err = listenAdmin(ctx, d.cfg.Admin, d.reg, d.ready, d.log); err != nil {
+			return err
+		}
+	}
+	for i, conf := range d.cfg.Logs {
+		l, err := openLog(ctx, conf, d.keys[i], d.opts, d.reg)
+		if err != nil {
+			return err
+		}
+		d.logs = append(d.logs, l)
+	}
+	handler, err := d.router()
+	if err != nil {
+		return err
+	}
+	d.public, err = listenPublic(ctx, publicConfig{
+		address: d.cfg.Listen, tls: tlsConf, maxConnections: d.cfg.MaxConnections,
+		handler: handler, log: d.log, metrics: d.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	d.watch()
+	d.phase.Store(int32(serving))
+	d.log.Info("serving", "endpoint", d.Addr())
+	return nil
+}
+
+// lockData takes the exclusive locks on the data of all logs, before anything
+// of them is read.
+func (d *Daemon) lockData() error {
+	for _, conf := range d.cfg.Logs {
+		key, err := logkey.Load(conf.KeyFile)
+		if err != nil {
+			return fmt.Errorf("log %s: key_file: %w", conf.Name, err)
+		}
+		d.keys = append(d.keys, key)
+		for _, folder := range []string{conf.Storage, filepath.Dir(conf.Lock)} {
+			if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("log %s: %s does not exist: make the log with kiln init, or correct the path", conf.Name, folder)
+			}
+		}
+		if err := d.locks.acquire(lockPaths(conf, key)...); err != nil {
+			return fmt.Errorf("log %s: %w", conf.Name, err)
+		}
+	}
+	return nil
+}
+
+func (d *Daemon) router() (*router, error) {
+	infos, err := Metadata(d.cfg)
+	if err != nil {
+		return nil, err
+	}
+	index, err := newIndex(infos)
+	if err != nil {
+		return nil, err
+	}
+	var sites []site
+	for _, l := range d.logs {
+		sites = append(sites, l.site())
+	}
+	return newRouter(sites, index)
+}
+
+// watch follows the logs and the listener until Close.
+func (d *Daemon) watch() {
+	var running atomic.Int64
+	running.Store(int64(len(d.logs)))
+	for _, l := range d.logs {
+		d.watchers.Go(func() {
+			select {
+			case <-l.sequencer.Done():
+			case <-d.stopping:
+				return
+			}
+			err := fmt.Errorf("log %s has stopped for good: %w", l.conf.Name, l.sequencer.Err())
+			l.metrics.up.Set(0)
+			l.log.Error("log takes no more submissions and is only read: repair what the error names, then restart",
+				"path", l.conf.Storage, "err", err)
+			if running.Add(-1) == 0 {
+				d.end(err)
+			}
+		})
+	}
+	d.watchers.Go(func() {
+		select {
+		case <-d.public.stopped:
+			d.end(d.public.err)
+		case <-d.stopping:
+		}
+	})
+}
+
+// end lets Wait return; only the first call counts.
+func (d *Daemon) end(err error) {
+	d.ending.Do(func() {
+		d.endErr = err
+		close(d.ended)
+	})
+}
+
+// Wait blocks until nothing is left to serve: it returns an error when every log
+// has stopped for good or the public listener failed, and nil after Close.
+func (d *Daemon) Wait() error {
+	<-d.ended
+	return d.endErr
+}
+
+// Addr returns host:port of the public listener.
+func (d *Daemon) Addr() string { return d.public.limiter.Addr().String() }
+
+// AdminAddr returns host:port of the admin listener, "" if there is none.
+func (d *Daemon) AdminAddr() string {
+	if d.admin == nil {
+		return ""
+	}
+	return d.admin.address.String()
+}
+
+// Close drains: no more connections are accepted, requests at hand are answered
+// (submissions with their SCT), then the logs are closed and their data
+// released, the admin listener last. When ctx ends first, requests are cut and
+// Close returns while logs may still be closing. Further calls wait for the
+// first.
+func (d *Daemon) Close(ctx context.Context) error {
+	d.closing.Do(func() { go d.close(ctx) })
+	select {
+	case <-d.closed:
+		return d.closeErr
+	case <-ctx.Done():
+	}
+	select { // both may be true
+	case <-d.closed:
+		return d.closeErr
+	default:
+		return fmt.Errorf("close: %w: logs are still being closed", ctx.Err())
+	}
+}
+
+func (d *Daemon) close(ctx context.Context) {
+	d.phase.Store(int32(draining))
+	close(d.stopping)
+	d.watchers.Wait()
+	var errs []error
+	if d.public != nil {
+		d.log.Info("draining", "endpoint", d.Addr())
+		errs = append(errs, d.public.shutdown(ctx))
+	}
+	logErrs := make([]error, len(d.logs))
+	var wg sync.WaitGroup
+	for i, l := range d.logs {
+		wg.Go(func() { logErrs[i] = l.close() })
+	}
+	wg.Wait()
+	d.locks.release()
+	errs = append(errs, logErrs...)
+	if d.admin != nil {
+		errs = append(errs, d.admin.shutdown(ctx))
+	}
+	d.closeErr = errors.Join(errs...)
+	d.end(nil)
+	close(d.closed)
+}

@@ -1,0 +1,46 @@
+package daemon
+
+import (
+	"bytes"
+	"html/template"
+	"net/http"
+	"strconv"
+)
+
+// indexPage lists the logs of the process at "/", where no log is.
+const indexPage = `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Certificate Transparency logs</title></head>
+<body><h1>Certificate Transparency logs</h1>
+<ul>{{range .}}
+<li><a href="{{.MonitoringURL}}">{{.Name}}</a>: certificates that expire from {{.NotAfterStart}} until {{.NotAfterLimit}}</li>{{end}}
+</ul>
+</body></html>
+`
+
+// newIndex renders the page once: what it says does not change while the
+// process runs.
+func newIndex(logs []LogInfo) (http.Handler, error) {
+	t, err := template.New("index").Parse(indexPage)
+	if err != nil {
+		return nil, err
+	}
+	var page bytes.Buffer
+	if err := t.Execute(&page, logs); err != nil {
+		return nil, err
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			plainError(w, http.StatusMethodNotAllowed, "the page is read by GET or HEAD")
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		h.Set("Content-Length", strconv.Itoa(page.Len()))
+		h.Set("Content-Security-Policy", "default-src 'none'")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Access-Control-Allow-Origin", "*")
+		h.Set("Cache-Control", "public, max-age=60")
+		_, _ = w.Write(page.Bytes()) // net/http drops the body of HEAD
+	}), nil
+}

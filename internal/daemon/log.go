@@ -1,0 +1,343 @@
+package daemon
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"kiln/batcher"
+	"kiln/dedup"
+	"kiln/entry"
+	"kiln/frontend"
+	"kiln/internal/chain"
+	"kiln/internal/config"
+	"kiln/internal/logkey"
+	"kiln/lock/sqlite"
+	"kiln/reader"
+	"kiln/sequencer"
+	"kiln/storage/dir"
+	"kiln/tiles"
+)
+
+const (
+	// submissionTimeout is how long a submission may take; clients give up
+	// after 15 to 30 s.
+	submissionTimeout = 10 * time.Second
+
+	// readOnlyGrace is how long after its window ends a log still takes
+	// submissions (SUB-39): what expires later is refused by the window.
+	readOnlyGrace = 7 * 24 * time.Hour
+
+	// dedupLabel names the secret of the long-term cache among those derived
+	// from the log's key.
+	dedupLabel = "dedup v1"
+)
+
+// runningLog is one log of the process with all its roles.
+type runningLog struct {
+	conf    config.Log
+	key     *logkey.Key
+	now     func() time.Time
+	log     *slog.Logger
+	reg     prometheus.Registerer
+	metrics *logMetrics
+	version string
+
+	readOnlyAfter time.Time
+
+	bucket    *dir.Bucket
+	cells     *sqlite.Store
+	sequencer *sequencer.Sequencer
+	dedup     *dedup.Cache // nil: the log does without
+	issuers   *issuers
+	frontend  http.Handler
+	reader    http.Handler
+
+	closers []func() error // of what was started, in that order
+}
+
+// openLog starts the roles of a log in order; nothing of a log that cannot be
+// opened is left behind. ctx governs the opening only.
+func openLog(ctx context.Context, conf config.Log, key *logkey.Key, opts Options, reg prometheus.Registerer) (*runningLog, error) {
+	l := &runningLog{
+		conf: conf, key: key, now: opts.Now, version: opts.Version,
+		log: opts.Logger.With("log", conf.Name),
+		reg: prometheus.WrapRegistererWith(prometheus.Labels{"log": conf.Name}, reg),
+	}
+	l.readOnlyAfter = l.readOnlyTime()
+	for _, step := range []func(context.Context) error{
+		l.openStorage, l.openSequencer, l.openDedup, l.openBatchers, l.openReader,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("log %s: %w", conf.Name, err), l.close())
+		}
+	}
+	return l, nil
+}
+
+// onClose remembers what to close after what was started later.
+func (l *runningLog) onClose(f func() error) { l.closers = append(l.closers, f) }
+
+// close stops the roles in reverse: the batchers answer whoever waits, then the
+// sequencer ends its round, then files are closed.
+func (l *runningLog) close() error {
+	var errs []error
+	for _, f := range slices.Backward(l.closers) {
+		errs = append(errs, f())
+	}
+	l.closers = nil
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close log %s: %w", l.conf.Name, err)
+	}
+	return nil
+}
+
+func (l *runningLog) openStorage(ctx context.Context) (err error) {
+	if l.bucket, err = dir.Open(l.conf.Storage); err != nil {
+		return err
+	}
+	l.onClose(l.bucket.Close)
+	if l.cells, err = sqlite.Open(ctx, l.conf.Lock); err != nil {
+		return err
+	}
+	l.onClose(l.cells.Close)
+	return nil
+}
+
+func (l *runningLog) openSequencer(ctx context.Context) (err error) {
+	l.sequencer, err = sequencer.Open(ctx, sequencer.Config{
+		Origin: l.conf.Origin, Key: l.key, Grease: l.conf.Grease,
+		Bucket: l.bucket, Lock: l.cells, LockID: lockID(l.key),
+		Period: l.conf.Period, Names: l.conf.Names,
+		Now: l.now, Logger: l.log, Registerer: l.reg,
+	})
+	if err != nil {
+		return fmt.Errorf("%w (storage %s, lock %s, key_file %s)", err, l.conf.Storage, l.conf.Lock, l.conf.KeyFile)
+	}
+	l.onClose(func() error {
+		err := l.sequencer.Close()
+		if l.sequencer.Err() != nil {
+			return nil // it stopped for good, and said so then
+		}
+		return err
+	})
+	l.metrics = newLogMetrics(l.reg, func() float64 { return l.age(l.now()).Seconds() })
+	l.metrics.up.Set(1)
+	return nil
+}
+
+// openDedup opens the long-term cache and catches it up from the tiles. A cache
+// that cannot be used costs duplicates, not the log; a tile that cannot be read
+// is a fault of the log.
+func (l *runningLog) openDedup(ctx context.Context) error {
+	secret, err := l.key.Derive(dedupLabel)
+	if err != nil {
+		return err
+	}
+	c, err := dedup.Open(ctx, dedup.Config{Path: l.conf.Dedup, Secret: secret, Logger: l.log, Registerer: l.reg})
+	if err != nil {
+		return l.withoutDedup(ctx, err)
+	}
+	catchUp := &catchUp{bucket: l.bucket, cache: c, now: l.now, log: l.log, metrics: l.metrics}
+	if err := catchUp.start(ctx, l.latest()); err != nil {
+		err = errors.Join(err, c.Close())
+		if broken := new(cacheError); errors.As(err, &broken) {
+			return l.withoutDedup(ctx, err)
+		}
+		return fmt.Errorf("read entries back from storage %s: %w", l.conf.Storage, err)
+	}
+	l.dedup = c
+	l.metrics.dedupUp.Set(1)
+	l.onClose(c.Close)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		catchUp.run(ctx, l.latest)
+	}()
+	l.onClose(func() error {
+		cancel()
+		<-done
+		return nil
+	})
+	return nil
+}
+
+// withoutDedup lets the log run without a long-term cache, unless the cache
+// failed because the start was called off.
+func (l *runningLog) withoutDedup(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	l.metrics.catchUpFailures.Inc()
+	l.log.Error("the log runs without a long-term deduplication cache, so that old entries may be logged a second time: "+
+		"repair or remove the file and restart", "path", l.conf.Dedup, "err", err)
+	return nil
+}
+
+// openBatchers starts the batchers, their ring, and the frontend before it.
+func (l *runningLog) openBatchers(context.Context) error {
+	l.issuers = newIssuers(l.bucket, l.metrics)
+	l.onClose(func() error {
+		l.issuers.Close()
+		return nil
+	})
+	conf := batcher.Config{
+		Sequencer: l.sequencer, Signer: l.key, Confirm: l.confirm,
+		Logger: l.log, Registerer: l.reg,
+	}
+	if l.dedup != nil {
+		conf.Dedup = l.dedup
+	}
+	var members []*batcher.Batcher
+	for range l.conf.Batchers {
+		b, err := batcher.New(conf)
+		if err != nil {
+			return errors.Join(err, batcher.NewRing(members).Close())
+		}
+		members = append(members, b)
+	}
+	ring := batcher.NewRing(members)
+	l.onClose(ring.Close)
+	return l.openFrontend(ring)
+}
+
+func (l *runningLog) openFrontend(ring frontend.Batcher) error {
+	validator, err := l.validator()
+	if err != nil {
+		return err
+	}
+	f, err := frontend.New(frontend.Config{
+		LogID: l.key.LogID(), Validator: validator, Batcher: ring, Issuers: l.issuers,
+		ReadOnlyAfter: l.readOnlyAfter, MaxInFlight: l.conf.MaxInFlight, Timeout: submissionTimeout,
+		Now: l.now, Logger: l.log, Registerer: l.reg,
+	})
+	if err != nil {
+		return err
+	}
+	l.frontend = l.whileRunning(f)
+	return nil
+}
+
+// readOnlyTime is when the log stops taking submissions: before now if the
+// operator says so.
+func (l *runningLog) readOnlyTime() time.Time {
+	end := l.conf.NotAfterLimit.Add(readOnlyGrace)
+	if before := l.now().Add(-time.Second); l.conf.ReadOnly && before.Before(end) {
+		return before
+	}
+	return end
+}
+
+func (l *runningLog) validator() (*chain.Validator, error) {
+	if !l.conf.NotAfterStart.Before(l.conf.NotAfterLimit) {
+		return nil, fmt.Errorf("not_after_start %v is not before not_after_limit %v", l.conf.NotAfterStart, l.conf.NotAfterLimit)
+	}
+	v, err := chain.New(chain.Config{
+		NotAfterStart: l.conf.NotAfterStart, NotAfterLimit: l.conf.NotAfterLimit,
+		RequireServerAuth: l.conf.RequireServerAuth, Now: l.now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(l.conf.RootsFile)
+	if err != nil {
+		return nil, fmt.Errorf("read roots_file: %w", err)
+	}
+	roots, err := chain.ParseRoots(data)
+	if err == nil && len(roots) == 0 {
+		err = errors.New("no certificate in it, want at least one accepted root as PEM")
+	}
+	if err == nil {
+		err = v.SetRoots(roots)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("roots_file %s: %w", l.conf.RootsFile, err)
+	}
+	return v, nil
+}
+
+func (l *runningLog) openReader(context.Context) error {
+	r, err := reader.New(reader.Config{
+		Bucket: l.bucket, Names: l.conf.Names,
+		Info: reader.Info{
+			Name: l.conf.Name, Origin: l.conf.Origin, SPKI: l.key.SPKI(), LogID: l.key.LogID(),
+			SubmissionURL: l.conf.SubmissionURL, MonitoringURL: l.conf.MonitoringURL,
+			NotAfterStart: l.conf.NotAfterStart, NotAfterLimit: l.conf.NotAfterLimit,
+			TLSOnly: l.conf.RequireServerAuth, ReadOnlyAfter: l.readOnlyAfter, Version: l.version,
+		},
+		ClientRate: float64(l.conf.ReadRate),
+		Now: l.now, Logger: l.log, Registerer: l.reg,
+	})
+	if err != nil {
+		return err
+	}
+	l.reader = r
+	return nil
+}
+
+// latest is the newest published tree.
+func (l *runningLog) latest() tlog.Tree { return l.sequencer.Latest().Tree }
+
+// confirm says whether the log holds the entry at a placement: what a cache
+// says is believed only after the tree said the same (SUB-33).
+func (l *runningLog) confirm(ctx context.Context, p *entry.Pending, pl entry.Placement) (bool, error) {
+	tree := l.latest()
+	if pl.Check() != nil || pl.Index >= tree.N {
+		return false, nil
+	}
+	hash, err := tiles.LeafHash(ctx, l.bucket, tree, pl.Index)
+	if err != nil {
+		return false, err
+	}
+	return hash == tlog.Hash(p.LeafHash(pl)), nil
+}
+
+// whileRunning refuses submissions once the log has stopped for good, rather
+// than let each wait for its time-out or answer from a cache.
+func (l *runningLog) whileRunning(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/ct/v1/add-") && l.sequencer.Err() != nil {
+			w.Header().Set("Retry-After", "60")
+			plainError(w, http.StatusServiceUnavailable, "the log has stopped and takes no submissions until its operator has repaired it")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// site is where the log is served.
+func (l *runningLog) site() site {
+	return site{
+		name: l.conf.Name, submissionURL: l.conf.SubmissionURL, monitoringURL: l.conf.MonitoringURL,
+		submission: l.frontend, monitoring: l.reader,
+	}
+}
+
+// lockID names the log's cell in the lock store: by log ID (CKP-09), so that
+// one key can never sign two histories through one store.
+func lockID(key *logkey.Key) string {
+	id := key.LogID()
+	return hex.EncodeToString(id[:])
+}
+
+// lockPaths are the files that say that the log's data is in use. Their names
+// begin with a dot, which no object of a bucket has (storage.ValidPath).
+func lockPaths(conf config.Log, key *logkey.Key) []string {
+	return []string{
+		filepath.Join(conf.Storage, ".serve.lock"),
+		filepath.Join(filepath.Dir(conf.Lock), ".serve-"+lockID(key)[:16]+".lock"),
+	}
+}
