@@ -8,6 +8,7 @@
 package logkey
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -60,8 +61,12 @@ func Parse(data []byte) (*Key, error) {
 	case block.Type != "PRIVATE KEY":
 		return nil, fmt.Errorf("parse log key: PEM block is %q, want PRIVATE KEY (PKCS#8)", block.Type)
 	}
-	if more, _ := pem.Decode(rest); more != nil {
+	// pem.Decode skips text and damaged blocks around the one it returns.
+	if bytes.Count(data, []byte("-----BEGIN")) > 1 {
 		return nil, errors.New("parse log key: more than one PEM block")
+	}
+	if len(bytes.TrimSpace(rest)) > 0 || !bytes.HasPrefix(bytes.TrimSpace(data), []byte("-----BEGIN")) {
+		return nil, errors.New("parse log key: text before or after the PEM block")
 	}
 	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
