@@ -279,7 +279,7 @@ func (l *runningLog) openReader(context.Context) error {
 			TLSOnly: l.conf.RequireServerAuth, ReadOnlyAfter: l.readOnlyAfter, Version: l.version,
 		},
 		ClientRate: float64(l.conf.ReadRate),
-		Now: l.now, Logger: l.log, Registerer: l.reg,
+		Now:        l.now, Logger: l.log, Registerer: l.reg,
 	})
 	if err != nil {
 		return err
