@@ -302,3 +302,20 @@ func TestAbortedBody(t *testing.T) {
 		}
 	})
 }
+
+// TestExpectContinue shows that a refused client which waits to be told to send
+// its body is not waited for in turn.
+func TestExpectContinue(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(t *testing.T, _ *rig, conn net.Conn) {
+		start := time.Now()
+		fmt.Fprint(conn, "POST /ct/v1/add-chain HTTP/1.1\r\nHost: log\r\nContent-Length: 2000000\r\nExpect: 100-continue\r\n\r\n")
+		answer, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 413 ") {
+			t.Errorf("got %q, %v; want a 413 and the end", answer, err)
+		}
+		if elapsed := time.Since(start); elapsed >= drainTimeout {
+			t.Errorf("the connection ended after %v", elapsed)
+		}
+	})
+}
