@@ -200,8 +200,9 @@ const closeGrace = time.Second
 // Close stops taking entries (Add then returns entry.ErrUnavailable), sends the
 // pool off, and waits until every Add has its answer and the long-term cache is
 // written. After Config.RetryWindow it waits no longer: what is not placed by
-// then is answered entry.ErrUnavailable. Its error says that a call into the
-// Sequencer or the Dedup did not return even so, or that writes were dropped.
+// then is answered entry.ErrUnavailable (or *entry.OverloadedError, if no batch
+// was free for as long). Its error says that a call into the Sequencer or the
+// Dedup did not return even so, or that writes were dropped.
 func (b *Batcher) Close() error {
 	b.closeOnce.Do(func() { b.closeErr = b.shutdown() })
 	return b.closeErr
@@ -233,6 +234,7 @@ func (b *Batcher) shutdown() error {
 	}
 	if n := b.writes.len(); n > 0 {
 		b.metrics.writeDrops.WithLabelValues(dropClosed).Add(float64(n))
+		b.metrics.writeQueue.Sub(float64(n))
 		errs = append(errs, fmt.Errorf("%d placements were not written to the long-term cache", n))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -262,9 +263,10 @@ func TestEndedContext(t *testing.T) {
 func TestSignFailure(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t, Config{}, nil)
-		broken := true
+		var broken atomic.Bool
+		broken.Store(true)
 		r.signer.hook = func(message []byte) error {
-			if broken && strings.Contains(string(message), "certificate 7 ") {
+			if broken.Load() && strings.Contains(string(message), "certificate 7 ") {
 				return errors.New("does not verify")
 			}
 			return nil
@@ -278,7 +280,7 @@ func TestSignFailure(t *testing.T) {
 				t.Errorf("Add of entry %d: %v", n, a.err)
 			}
 		}
-		broken = false
+		broken.Store(false)
 		r.mustAdd(t, x509(7))
 		if n := r.seq.size(); n != 40 {
 			t.Errorf("%d entries in the log, want 40", n)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -41,10 +42,12 @@ func otherChain(n int) *entry.Pending {
 	return p
 }
 
+type hook = func(ctx context.Context, call int, batch []*entry.Pending) ([]entry.Placement, error)
+
 // fakeSequencer is a log in memory that takes a key once. A hook may stand in
 // for the call, and call commit itself or not.
 type fakeSequencer struct {
-	hook func(ctx context.Context, call int, batch []*entry.Pending) ([]entry.Placement, error)
+	hook hook
 
 	mu     sync.Mutex
 	calls  [][]*entry.Pending
@@ -53,11 +56,11 @@ type fakeSequencer struct {
 
 func (s *fakeSequencer) Sequence(ctx context.Context, batch []*entry.Pending) ([]entry.Placement, error) {
 	s.mu.Lock()
-	call := len(s.calls)
+	call, hook := len(s.calls), s.hook
 	s.calls = append(s.calls, batch)
 	s.mu.Unlock()
-	if s.hook != nil {
-		return s.hook(ctx, call, batch)
+	if hook != nil {
+		return hook(ctx, call, batch)
 	}
 	return s.commit(batch), nil
 }
@@ -86,11 +89,23 @@ func (s *fakeSequencer) size() int {
 	return len(s.placed)
 }
 
-func (s *fakeSequencer) batchSizes() []int {
+// setHook changes the hook of a sequencer in use.
+func (s *fakeSequencer) setHook(hook hook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.hook = hook
+}
+
+// batches returns the batch of every call.
+func (s *fakeSequencer) batches() [][]*entry.Pending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+func (s *fakeSequencer) batchSizes() []int {
 	var sizes []int
-	for _, c := range s.calls {
+	for _, c := range s.batches() {
 		sizes = append(sizes, len(c))
 	}
 	return sizes
@@ -122,6 +137,12 @@ func (s *fakeSigner) Sign(message []byte) ([]byte, error) {
 		}
 	}
 	return signatureOf(message), nil
+}
+
+func (s *fakeSigner) signed() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.count
 }
 
 func signatureOf(message []byte) []byte {
