@@ -96,6 +96,10 @@ func (v *Verifier) Open(raw []byte) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("open checkpoint of %s: %w", v.origin, err)
 	}
+	if c.String() != n.Text {
+		// The signature covers the hash, not its base64, whose last bits are free.
+		return Checkpoint{}, fmt.Errorf("open checkpoint of %s: text is not in canonical form", v.origin)
+	}
 	ts, err := sunlight.RFC6962SignatureTimestamp(n.Sigs[0])
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("open checkpoint of %s: %w", v.origin, err)

@@ -210,7 +210,7 @@ func TestParseErrors(t *testing.T) {
 		{"truncated", goodPEM[:len(goodPEM)/2], "no PEM block"},
 		{"two keys", append(pkcs8(t, p256), goodPEM...), "more than one PEM block"},
 		{"key and certificate", append(slices.Clone(goodPEM), block("CERTIFICATE", []byte{1})...), "more than one PEM block"},
-		{"damaged block before", append(slices.Clone(goodPEM[:60]), goodPEM...), "more than one PEM block"},
+		{"damaged block before", append(slices.Clone(goodPEM[:60]), goodPEM...), "parse log key"},
 		{"text before", append([]byte("a comment\n"), goodPEM...), "text before or after"},
 		{"text after", append(slices.Clone(goodPEM), "a comment\n"...), "text before or after"},
 		{"damaged block after", append(slices.Clone(goodPEM), goodPEM[:60]...), "more than one PEM block"},
