@@ -3,6 +3,7 @@ package batcher
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -319,6 +320,36 @@ func TestNoGapBeforeTheCache(t *testing.T) {
 		}
 		r.mustClose(t)
 	})
+}
+
+// TestCacheBeforeFlight: as long as the SCT cannot be put into the short-term
+// cache, the flight stays where later submissions find it.
+func TestCacheBeforeFlight(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, Config{}, nil)
+	signed := make(chan struct{})
+	r.signer.hook = func([]byte) error {
+		r.cache.mu.Lock() // the put that follows blocks
+		close(signed)
+		return nil
+	}
+	answer := r.add(t.Context(), x509(1))
+	<-signed
+	for range 20_000 {
+		r.mu.Lock()
+		inFlight := len(r.flights)
+		r.mu.Unlock()
+		if inFlight != 1 {
+			t.Error("the flight was removed before the SCT was in the cache")
+			break
+		}
+		runtime.Gosched()
+	}
+	r.cache.mu.Unlock()
+	if a := <-answer; a.err != nil {
+		t.Error(a.err)
+	}
+	r.mustClose(t)
 }
 
 func TestCacheIsBounded(t *testing.T) {
