@@ -1,0 +1,379 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pipes is a listener without a network, whose clients have the addresses they
+// say.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), closed: make(chan struct{})} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }
+
+// from is a connection with an address.
+type from struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (f from) RemoteAddr() net.Addr { return f.addr }
+
+// peer is the client's end of a connection.
+type peer struct {
+	net.Conn
+	t *testing.T
+	r *bufio.Reader
+}
+
+func (p *pipes) dial(t *testing.T, ip string) *peer {
+	t.Helper()
+	client, server := net.Pipe()
+	p.conns <- from{server, &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}}
+	return &peer{client, t, bufio.NewReader(client)}
+}
+
+func (p *peer) send(text string) {
+	p.t.Helper()
+	if _, err := io.WriteString(p, text); err != nil {
+		p.t.Fatalf("send: %v", err)
+	}
+}
+
+// status reads an answer and returns its status.
+func (p *peer) status() int {
+	p.t.Helper()
+	resp, err := http.ReadResponse(p.r, nil)
+	if err != nil {
+		p.t.Fatalf("read answer: %v", err)
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		p.t.Fatalf("read answer's body: %v", err)
+	}
+	return resp.StatusCode
+}
+
+// get sends a request for a path and returns the status of the answer.
+func (p *peer) get(path string) int {
+	p.t.Helper()
+	p.send("GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n")
+	return p.status()
+}
+
+// wantClosed fails unless the server closes the connection without a word.
+func (p *peer) wantClosed() {
+	p.t.Helper()
+	if _, err := p.r.ReadByte(); !errors.Is(err, io.EOF) {
+		p.t.Errorf("connection is open, or closed with %v; want EOF", err)
+	}
+}
+
+// holdHandler answers, on /hold only once release is closed.
+func holdHandler(held chan<- struct{}, release <-chan struct{}) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			http.Error(w, "slow body", http.StatusRequestTimeout)
+			return
+		}
+		if r.URL.Path == "/hold" {
+			held <- struct{}{}
+			<-release
+		}
+	})
+}
+
+// serve runs the public server on pipes in a synctest bubble.
+func serve(t *testing.T, maxConnections int, h http.Handler) *pipes {
+	t.Helper()
+	ln := newPipes()
+	p := servePublic(ln, publicConfig{
+		maxConnections: maxConnections, handler: h,
+		log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil, ""),
+	})
+	t.Cleanup(func() {
+		if err := p.shutdown(context.Background()); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	return ln
+}
+
+func TestOneClientHasItsShare(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ln := serve(t, 4, holdHandler(nil, nil)) // 2 for each client
+		other := ln.dial(t, "192.0.2.2")
+		if got := other.get("/"); got != 200 {
+			t.Fatalf("status %d", got)
+		}
+		first := ln.dial(t, "192.0.2.1")
+		second := ln.dial(t, "192.0.2.1")
+		third := ln.dial(t, "192.0.2.1")
+		first.wantClosed()
+		for _, c := range []*peer{second, third, other} {
+			if got := c.get("/"); got != 200 {
+				t.Errorf("status %d, want 200", got)
+			}
+		}
+		// The second was asked before the third, so it has waited longer.
+		fourth := ln.dial(t, "192.0.2.1")
+		second.wantClosed()
+		if got := fourth.get("/"); got != 200 {
+			t.Errorf("status %d, want 200", got)
+		}
+		if got := other.get("/"); got != 200 {
+			t.Errorf("status %d of the other client, want 200", got)
+		}
+	})
+}
+
+func TestFullListenerClosesWhatTheLargestClientHolds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ln := serve(t, 4, holdHandler(nil, nil))
+		small := ln.dial(t, "192.0.2.1") // has waited longest, but is one of one
+		large := []*peer{ln.dial(t, "192.0.2.2"), ln.dial(t, "192.0.2.2")}
+		ln.dial(t, "192.0.2.3").send("GET / HTTP/1.1\r\n") // trickles: it waits too
+		late := ln.dial(t, "192.0.2.4")
+		large[0].wantClosed()
+		for _, c := range []*peer{small, large[1], late} {
+			if got := c.get("/"); got != 200 {
+				t.Errorf("status %d, want 200", got)
+			}
+		}
+	})
+}
+
+func TestBusyConnectionsAreNotCut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		held, release := make(chan struct{}), make(chan struct{})
+		ln := serve(t, 4, holdHandler(held, release))
+		var busy []*peer
+		for i := range 4 {
+			c := ln.dial(t, fmt.Sprintf("192.0.2.%d", i/2))
+			c.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
+			<-held
+			busy = append(busy, c)
+		}
+		ln.dial(t, "192.0.2.0").wantClosed() // over its share
+		ln.dial(t, "192.0.2.9").wantClosed() // over the total
+		close(release)
+		for _, c := range busy {
+			if got := c.status(); got != 200 {
+				t.Errorf("status %d, want 200", got)
+			}
+		}
+	})
+}
+
+func TestClosedConnectionsAreCountedOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ln := newPipes()
+		l := newLimiter(ln, 4, 2, newMetrics(nil, ""))
+		for i := range 100 {
+			go ln.dial(t, fmt.Sprintf("192.0.2.%d", i))
+			c, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if i%2 == 0 {
+				c.(*conn).begin()
+			}
+			_, _ = c.Close(), c.Close()
+			if i%2 == 0 {
+				c.(*conn).end()
+			}
+		}
+		if l.n != 0 || len(l.clients) != 0 {
+			t.Errorf("%d connections of %d clients are counted, want none", l.n, len(l.clients))
+		}
+		_ = ln.Close()
+	})
+}
+
+func TestTimeouts(t *testing.T) {
+	t.Parallel()
+	const head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
+	tests := map[string]struct {
+		first string // sent at once
+		drip  string // sent each second
+		after time.Duration
+		want  string // what the server says
+	}{
+		"silence":     {"", "", readHeaderTimeout, ""},
+		"slow header": {"GET / HTTP/1.1\r\n", "a: b\r\n", readHeaderTimeout, ""},
+		"slow body":   {head, "x", readTimeout, "HTTP/1.1 408 "},
+		"idle":        {"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "", idleTimeout, "HTTP/1.1 200 "},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ln := serve(t, 10, holdHandler(nil, nil))
+				c := ln.dial(t, "192.0.2.1")
+				began := time.Now()
+				sent := make(chan struct{})
+				go func() {
+					defer close(sent)
+					_, err := io.WriteString(c, test.first)
+					for err == nil && test.drip != "" {
+						time.Sleep(time.Second) // of the bubble: takes no time
+						_, err = io.WriteString(c, test.drip)
+					}
+				}()
+				got, err := io.ReadAll(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !strings.HasPrefix(string(got), test.want) || test.want == "" && len(got) > 0 {
+					t.Errorf("server said %q, want %q", got, test.want)
+				}
+				// net/http lingers for half a second after an error.
+				if after := time.Since(began); after < test.after || after > test.after+time.Second {
+					t.Errorf("closed after %v, want %v", after, test.after)
+				}
+				<-sent
+			})
+		})
+	}
+}
+
+func TestHeaderBomb(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ln := serve(t, 10, holdHandler(nil, nil))
+		c := ln.dial(t, "192.0.2.1")
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a\r\nA: "+strings.Repeat("a", 1<<20))
+		}()
+		if got := c.status(); got != http.StatusRequestHeaderFieldsTooLarge {
+			t.Errorf("status %d, want 431", got)
+		}
+		_ = c.Close()
+		<-sent
+	})
+}
+
+func TestPanicIsToldAndCutsOnlyItsConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ln := serve(t, 10, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/panic" {
+				panic("made by the test")
+			}
+		}))
+		c := ln.dial(t, "192.0.2.1")
+		c.send("GET /panic HTTP/1.1\r\nHost: a\r\n\r\n")
+		c.wantClosed()
+		if got := ln.dial(t, "192.0.2.1").get("/"); got != 200 {
+			t.Errorf("status %d, want 200", got)
+		}
+	})
+}
+
+func TestShutdownAnswersWhatIsAtHand(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		held, release := make(chan struct{}), make(chan struct{})
+		ln := newPipes()
+		p := servePublic(ln, publicConfig{
+			maxConnections: 10, handler: holdHandler(held, release),
+			log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil, ""),
+		})
+		busy, silent := ln.dial(t, "192.0.2.1"), ln.dial(t, "192.0.2.1")
+		busy.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
+		<-held
+		done := make(chan error)
+		began := time.Now()
+		go func() { done <- p.shutdown(context.Background()) }()
+		silent.wantClosed()
+		if after := time.Since(began); after > time.Second {
+			t.Errorf("a silent connection held the drain for %v", after)
+		}
+		close(release)
+		if got := busy.status(); got != 200 {
+			t.Errorf("status %d, want 200", got)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+}
+
+func TestShutdownIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		held, release := make(chan struct{}), make(chan struct{})
+		ln := newPipes()
+		p := servePublic(ln, publicConfig{
+			maxConnections: 10, handler: holdHandler(held, release),
+			log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil, ""),
+		})
+		busy := ln.dial(t, "192.0.2.1")
+		busy.send("GET /hold HTTP/1.1\r\nHost: a\r\n\r\n")
+		<-held
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := p.shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("shutdown: %v, want deadline exceeded", err)
+		}
+		busy.wantClosed()
+		close(release)
+	})
+}
+
+func TestClientKey(t *testing.T) {
+	t.Parallel()
+	for addr, want := range map[string]string{
+		"192.0.2.1":        "192.0.2.1",
+		"::ffff:192.0.2.1": "192.0.2.1",
+		"2001:db8::1:2":    "2001:db8::",
+		"2001:db8:0:1::2":  "2001:db8:0:1::",
+	} {
+		if got := clientKey(&net.TCPAddr{IP: net.ParseIP(addr), Port: 5}).String(); got != want {
+			t.Errorf("%s is counted as %s, want %s", addr, got, want)
+		}
+	}
+	if clientKey(&net.UnixAddr{Name: "a"}).IsValid() {
+		t.Error("a Unix socket has an IP address")
+	}
+}
