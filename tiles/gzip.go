@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/klauspost/compress/gzip"
 )
@@ -18,6 +19,15 @@ const maxTile = 512 << 20
 // gzipLevel was measured on real entries: level 5 takes about a third of the
 // time of the standard library's default at nearly the same size.
 const gzipLevel = 5
+
+// memberHeader begins every member that compress makes: deflate, no flags, no
+// time, no hint of the level, unknown system (RFC 1952 section 2.3).
+const memberHeader = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+
+const (
+	flagsAt       = 3
+	reservedFlags = 0xe0
+)
 
 // compressor keeps gzip writers for reuse: their tables are about 1 MB each. It
 // is safe for concurrent use.
@@ -35,6 +45,7 @@ func (c *compressor) compress(data []byte) ([]byte, error) {
 	}
 	defer c.pool.Put(w)
 	w.Reset(buf)
+	w.ModTime = time.Unix(0, 0) // written as 0; the zero time.Time is not
 	if _, err := w.Write(data); err != nil {
 		return nil, fmt.Errorf("compress tile: %w", err)
 	}
@@ -46,19 +57,26 @@ func (c *compressor) compress(data []byte) ([]byte, error) {
 
 // Gunzip decodes a data or names tile: exactly one gzip member, bounded in
 // size. It uses the standard library, not the library that compressed.
-func Gunzip(body []byte) ([]byte, error) {
+func Gunzip(body []byte) ([]byte, error) { return gunzip(body, maxTile) }
+
+func gunzip(body []byte, limit int64) ([]byte, error) {
+	// The standard library passes over reserved flags, with which other readers
+	// refuse a member (RFC 1952 section 2.3.1.2).
+	if len(body) > flagsAt && body[flagsAt]&reservedFlags != 0 {
+		return nil, errors.New("decompress tile: reserved flags in the gzip header")
+	}
 	src := bytes.NewReader(body)
 	r, err := stdgzip.NewReader(src)
 	if err != nil {
 		return nil, fmt.Errorf("decompress tile: %w", err)
 	}
 	r.Multistream(false)
-	data, err := io.ReadAll(io.LimitReader(r, maxTile+1))
+	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("decompress tile: %w", err)
-	case len(data) > maxTile:
-		return nil, fmt.Errorf("decompress tile: more than %d bytes", maxTile)
+	case int64(len(data)) > limit:
+		return nil, fmt.Errorf("decompress tile: more than %d bytes", limit)
 	case src.Len() != 0:
 		return nil, errors.New("decompress tile: bytes after the gzip member")
 	}

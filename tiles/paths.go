@@ -87,7 +87,8 @@ func ParsePath(path string) (tlog.Tile, error) {
 	if t.L >= levels || Path(t) != path {
 		return bad()
 	}
-	if maxN := int64(MaxTree-1) >> (Height * (max(t.L, 0) + 1)); t.N > maxN {
+	// The hashes up to the end of the tile, and how many its level can have.
+	if end, most := t.N*Width+int64(t.W), int64(MaxTree)>>(Height*max(t.L, 0)); t.N >= MaxTree/Width || end > most {
 		return bad()
 	}
 	return t, nil

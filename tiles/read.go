@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"filippo.io/sunlight"
 	"golang.org/x/mod/sumdb/tlog"
@@ -22,7 +23,8 @@ type bucketTiles struct {
 	ctx    context.Context // of the one reading it was made for
 	bucket storage.Bucket
 	proven map[tlog.Tile][]byte
-	err    error // of the last reading from the bucket
+	fresh  []string // paths of the tiles of the last reading that were not proven before
+	err    error    // of the last reading from the bucket
 }
 
 // ErrNotProved says that stored hash tiles do not support the tree head.
@@ -36,7 +38,7 @@ func newHashReader(ctx context.Context, bucket storage.Bucket, tree tlog.Tree) t
 		hashes, err := inner.ReadHashes(indexes)
 		if err != nil && r.err == nil {
 			// The tiles were read, so it is what they say.
-			err = fmt.Errorf("%w of size %d: %w", ErrNotProved, tree.N, err)
+			err = fmt.Errorf("%w of size %d: corrupt is one of %s: %w", ErrNotProved, tree.N, strings.Join(r.fresh, ", "), err)
 		}
 		return hashes, err
 	})
@@ -48,6 +50,7 @@ func (r *bucketTiles) Height() int { return Height }
 // ReadTiles implements [tlog.TileReader].
 func (r *bucketTiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	data := make([][]byte, len(tiles))
+	r.fresh = nil
 	for i, t := range tiles {
 		if b, ok := r.proven[t]; ok {
 			data[i] = b
@@ -58,6 +61,7 @@ func (r *bucketTiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 			r.err = err
 			return nil, err
 		}
+		r.fresh = append(r.fresh, Path(t))
 		data[i] = b
 	}
 	return data, nil

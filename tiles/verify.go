@@ -130,6 +130,9 @@ func (v *verifier) checkObjects(objects []storage.Object) error {
 		if o.ContentType != ct || o.ContentEncoding != ce || o.CacheControl != CacheImmutable {
 			return fmt.Errorf("%s has wrong headers %q %q %q", o.Path, o.ContentType, o.ContentEncoding, o.CacheControl)
 		}
+		if ce != "" && !bytes.HasPrefix(o.Body, []byte(memberHeader)) {
+			return fmt.Errorf("%s has a gzip header that was not made here", o.Path)
+		}
 		v.bodies[t] = o.Body
 		delete(want, o.Path)
 	}
