@@ -60,7 +60,7 @@ func (c *catchUp) start(ctx context.Context, tree tlog.Tree) error {
 			return &cacheError{fmt.Errorf("reset deduplication cache: %w", err)}
 		}
 	}
-	if err := c.fill(ctx, tree, c.cache.Covered(), tree.N); err != nil {
+	if err := c.fill(ctx, tree, max(0, c.cache.Covered()), tree.N); err != nil {
 		return err
 	}
 	if covered := c.cache.Covered(); covered < tree.N {
@@ -142,7 +142,7 @@ func (c *catchUp) run(ctx context.Context, latest func() tlog.Tree) {
 
 // repair puts some of the entries below due that the cache does not hold.
 func (c *catchUp) repair(ctx context.Context, tree tlog.Tree, due int64) error {
-	covered := c.cache.Covered()
+	covered := max(0, c.cache.Covered())
 	err := c.fill(ctx, tree, covered, min(due, covered+repairLimit))
 	if err != nil && ctx.Err() == nil {
 		c.metrics.catchUpFailures.Inc()

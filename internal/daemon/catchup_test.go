@@ -1,0 +1,287 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"kiln/entry"
+	"kiln/storage"
+	"kiln/storage/mem"
+	"kiln/tiles"
+)
+
+// growingTree is a tree in memory.
+type growingTree struct {
+	bucket storage.Bucket
+	edge   *tiles.Edge
+	keys   []entry.Key
+}
+
+func newGrowingTree() *growingTree {
+	return &growingTree{bucket: mem.New(), edge: tiles.NewEdge(false)}
+}
+
+func (g *growingTree) grow(t *testing.T, n int) {
+	t.Helper()
+	var entries []*entry.Pending
+	for range n {
+		der := binary.BigEndian.AppendUint64([]byte("not a certificate"), uint64(len(g.keys)))
+		p, err := entry.NewX509(der, [][32]byte{{1}}, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, g.keys = append(entries, p), append(g.keys, p.Key())
+	}
+	edge, objects, err := g.edge.Append(entries, int64(len(g.keys)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objects {
+		if err := g.bucket.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.edge = edge
+}
+
+// fakeCache remembers in memory, and fails when told to.
+type fakeCache struct {
+	mu      sync.Mutex
+	rows    map[entry.Key]entry.Placement
+	covered int64
+	resets  int
+	fail    error
+}
+
+func newFakeCache() *fakeCache { return &fakeCache{rows: make(map[entry.Key]entry.Placement)} }
+
+func (c *fakeCache) Covered() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.covered
+}
+
+func (c *fakeCache) Reset(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.rows)
+	c.covered, c.resets = 0, c.resets+1
+	return c.fail
+}
+
+func (c *fakeCache) Put(_ context.Context, keys []entry.Key, placements []entry.Placement) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fail != nil {
+		return c.fail
+	}
+	for i, k := range keys {
+		c.rows[k] = placements[i]
+		if placements[i].Index == c.covered {
+			c.covered++
+		}
+	}
+	return nil
+}
+
+func (c *fakeCache) setFail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fail = err
+}
+
+// wantHeld fails unless the cache holds every entry of the tree up to n.
+func (c *fakeCache) wantHeld(t *testing.T, g *growingTree, n int) {
+	t.Helper()
+	if got := c.Covered(); got != int64(n) {
+		t.Errorf("covered %d, want %d", got, n)
+	}
+	for i, k := range g.keys[:n] {
+		if pl, ok := c.rows[k]; !ok || pl.Index != int64(i) {
+			t.Errorf("entry %d: cache says %v, %v", i, pl, ok)
+		}
+	}
+}
+
+func newCatchUp(g *growingTree, c cache, log *slog.Logger) *catchUp {
+	return &catchUp{
+		bucket: g.bucket, cache: c, now: time.Now, log: log,
+		metrics: newLogMetrics(nil, func() float64 { return 0 }),
+	}
+}
+
+func TestCatchUpAtStart(t *testing.T) {
+	t.Parallel()
+	g := newGrowingTree()
+	g.grow(t, catchUpBatch+300)
+	c := newFakeCache()
+	u := newCatchUp(g, c, slog.New(slog.DiscardHandler))
+	if err := u.start(t.Context(), g.edge.Tree()); err != nil {
+		t.Fatal(err)
+	}
+	c.wantHeld(t, g, catchUpBatch+300)
+
+	// The next start reads only what is new.
+	clear(c.rows)
+	g.grow(t, 5)
+	if err := u.start(t.Context(), g.edge.Tree()); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.rows) != 5 || c.Covered() != catchUpBatch+305 || c.resets != 0 {
+		t.Errorf("%d rows put, covered %d, %d resets", len(c.rows), c.Covered(), c.resets)
+	}
+}
+
+func TestCatchUpForgetsTheFuture(t *testing.T) {
+	t.Parallel()
+	g := newGrowingTree()
+	g.grow(t, 10)
+	c := newFakeCache()
+	c.covered, c.rows[entry.Key{1}] = 11, entry.Placement{Index: 10}
+	if err := newCatchUp(g, c, slog.New(slog.DiscardHandler)).start(t.Context(), g.edge.Tree()); err != nil {
+		t.Fatal(err)
+	}
+	c.wantHeld(t, g, 10)
+	if len(c.rows) != 10 || c.resets != 1 {
+		t.Errorf("%d rows after %d resets, want 10 after 1", len(c.rows), c.resets)
+	}
+}
+
+// A fault of the cache and one of the tiles must not be taken for each other:
+// the first costs the cache, the second stops the start.
+func TestCatchUpTellsCacheFromTiles(t *testing.T) {
+	t.Parallel()
+	damage := func(path string) func(*testing.T, *growingTree, *fakeCache) {
+		return func(t *testing.T, g *growingTree, _ *fakeCache) {
+			body, err := g.bucket.Get(t.Context(), path)
+			if err == nil {
+				err = g.bucket.Delete(t.Context(), path)
+			}
+			if err == nil {
+				body = bytes.Clone(body)
+				body[len(body)/2] ^= 1
+				err = g.bucket.Create(t.Context(), storage.Object{Path: path, Body: body})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	tests := map[string]struct {
+		fault    func(*testing.T, *growingTree, *fakeCache)
+		ofCache  bool
+		wantText string
+	}{
+		"put fails":         {func(_ *testing.T, _ *growingTree, c *fakeCache) { c.fail = errors.New("disk full") }, true, "disk full"},
+		"reset fails":       {func(_ *testing.T, _ *growingTree, c *fakeCache) { c.fail, c.covered = errors.New("disk full"), 1000 }, true, "disk full"},
+		"cache lies":        {func(_ *testing.T, _ *growingTree, c *fakeCache) { c.covered = -1 << 40 }, true, "entries"},
+		"data tile damaged": {damage("tile/data/000"), false, "tile/data/000"},
+		"data tile gone": {func(t *testing.T, g *growingTree, _ *fakeCache) {
+			if err := g.bucket.Delete(t.Context(), "tile/data/000"); err != nil {
+				t.Fatal(err)
+			}
+		}, false, "tile/data/000"},
+		"hash tile damaged": {damage("tile/0/000"), false, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g, c := newGrowingTree(), newFakeCache()
+			g.grow(t, 300)
+			test.fault(t, g, c)
+			err := newCatchUp(g, c, slog.New(slog.DiscardHandler)).start(t.Context(), g.edge.Tree())
+			if err == nil || !strings.Contains(err.Error(), test.wantText) {
+				t.Fatalf("%v, want an error with %q", err, test.wantText)
+			}
+			if broken := new(cacheError); errors.As(err, &broken) != test.ofCache {
+				t.Errorf("%v: taken for a fault of the cache: %v, want %v", err, !test.ofCache, test.ofCache)
+			}
+		})
+	}
+}
+
+func TestCatchUpCalledOff(t *testing.T) {
+	t.Parallel()
+	g := newGrowingTree()
+	g.grow(t, 300)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := newCatchUp(g, newFakeCache(), slog.New(slog.DiscardHandler)).start(ctx, g.edge.Tree()); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want canceled", err)
+	}
+}
+
+func TestGapsAreClosedWhileRunning(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g, c := newGrowingTree(), newFakeCache()
+		var mu sync.Mutex // guards g.edge
+		latest := func() tlog.Tree {
+			mu.Lock()
+			defer mu.Unlock()
+			return g.edge.Tree()
+		}
+		grow := func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			g.grow(t, n)
+		}
+		grow(10)
+		var lines bytes.Buffer
+		u := newCatchUp(g, c, slog.New(slog.NewTextHandler(&lines, nil)))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			u.run(ctx, latest)
+		}()
+		wait := func() {
+			time.Sleep(repairInterval) // of the bubble: takes no time
+			synctest.Wait()
+		}
+		wait() // the 10 were there at the start
+		c.wantHeld(t, g, 10)
+		grow(10)
+		wait() // the newest may still be on their way into the cache
+		c.wantHeld(t, g, 10)
+		wait()
+		c.wantHeld(t, g, 20)
+
+		c.setFail(errors.New("disk full"))
+		grow(10)
+		for range 5 {
+			wait()
+		}
+		c.setFail(nil)
+		wait()
+		c.wantHeld(t, g, 30)
+		cancel()
+		<-done
+		if got := strings.Count(lines.String(), "disk full"); got != 1 {
+			t.Errorf("a lasting fault was told %d times, want once:\n%s", got, &lines)
+		}
+	})
+}
+
+func TestRepairIsBounded(t *testing.T) {
+	t.Parallel()
+	g, c := newGrowingTree(), newFakeCache()
+	g.grow(t, repairLimit+1)
+	u := newCatchUp(g, c, slog.New(slog.DiscardHandler))
+	if err := u.repair(t.Context(), g.edge.Tree(), repairLimit+1); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Covered(); got != repairLimit {
+		t.Errorf("one pass put %d entries, want %d", got, repairLimit)
+	}
+}
