@@ -133,7 +133,7 @@ func (a *Auditor) open(raw []byte) (Checkpoint, error) {
 	if c.TimestampMillis, err = sunlight.RFC6962SignatureTimestamp(n.Sigs[0]); err != nil {
 		return Checkpoint{}, fmt.Errorf("timestamp: %w", err)
 	}
-	if ahead := time.UnixMilli(c.TimestampMillis).Sub(time.Now()); ahead > time.Second {
+	if ahead := time.Until(time.UnixMilli(c.TimestampMillis)); ahead > time.Second {
 		return Checkpoint{}, fmt.Errorf("timestamp is %v in the future", ahead)
 	}
 	return c, nil

@@ -173,7 +173,7 @@ func (c *Client) Check(chain Chain, answer []byte) (*SCT, error) {
 		return nil, fmt.Errorf("signature: %w", err)
 	}
 	// One second of grace: the log may run on another clock.
-	if ahead := time.UnixMilli(sct.TimestampMillis).Sub(time.Now()); sct.TimestampMillis <= 0 || ahead > time.Second {
+	if ahead := time.Until(time.UnixMilli(sct.TimestampMillis)); sct.TimestampMillis <= 0 || ahead > time.Second {
 		return nil, fmt.Errorf("timestamp %d is %v in the future", sct.TimestampMillis, ahead)
 	}
 	if len(sct.Extensions) != 8 || !bytes.HasPrefix(sct.Extensions, []byte{0, 0, 5}) {
