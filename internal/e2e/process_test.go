@@ -1,0 +1,121 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"kiln/testlogs"
+)
+
+// process is kiln serve as a program of its own.
+type process struct {
+	cmd    *exec.Cmd
+	output *output
+	exited chan struct{} // closed when it has ended, after err was set
+	err    error
+}
+
+// output keeps what a process prints, for messages.
+type output struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(b)
+}
+
+// String returns the last of what was printed.
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	b := o.buf.Bytes()
+	return string(b[max(0, len(b)-8000):])
+}
+
+// freeAddress returns an address of the loopback interface that was free just
+// now, for a listener that has to come back to the same port. The port is below
+// those that the system gives to outgoing connections: one of them could take
+// it, or even connect to itself, while nobody listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// serve starts kiln serve on a log's configuration and does not wait.
+func serve(t *testing.T, log *testlogs.Log) *process {
+	t.Helper()
+	p := &process{output: new(output), exited: make(chan struct{})}
+	p.cmd = exec.Command(kilnBinary(t), "serve", "-c", log.ConfigPath)
+	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.exited)
+		p.err = p.cmd.Wait()
+	}()
+	t.Cleanup(p.kill)
+	return p
+}
+
+// kill is kill -9; it returns when the process is gone.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.exited
+}
+
+// signal sends a signal and returns how the process ended.
+func (p *process) signal(s os.Signal) error {
+	if err := p.cmd.Process.Signal(s); err != nil {
+		return err
+	}
+	<-p.exited
+	return p.err
+}
+
+// ready waits until the log serves its checkpoint.
+func (p *process) ready(ctx context.Context, url string) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"checkpoint", nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), fmt.Errorf("not ready:\n%s", p.output))
+		case <-p.exited:
+			return fmt.Errorf("has stopped by itself: %v\n%s", p.err, p.output)
+		case <-tick.C:
+		}
+	}
+}
