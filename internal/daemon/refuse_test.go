@@ -1,0 +1,292 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"kiln/internal/daemon"
+	"kiln/internal/logkey"
+	"kiln/testlogs"
+)
+
+// openFiles counts the descriptors of the process.
+func openFiles(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+// damage changes a bit in the middle of a file.
+func damage(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func remove(t *testing.T, paths ...string) {
+	t.Helper()
+	for _, path := range paths {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// removeDedup removes the long-term cache of log i, with what SQLite keeps
+// beside it.
+func (r *rig) removeDedup(i int) {
+	path := r.cfg.Logs[i].Dedup
+	remove(r.t, path, path+"-wal", path+"-shm")
+}
+
+// A start that fails says which log and what to do, and leaves nothing behind.
+// Not parallel: it counts goroutines and open files.
+func TestRefusals(t *testing.T) {
+	running := goleak.IgnoreCurrent()
+	write := func(t *testing.T, path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	tests := map[string]struct {
+		fault func(*testing.T, *rig)
+		want  []string // each in the error
+	}{
+		"no logs":        {func(_ *testing.T, r *rig) { r.cfg.Logs = nil }, []string{"kiln.yaml", "no logs"}},
+		"key missing":    {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].KeyFile) }, []string{"log two", "two.pem"}},
+		"key is junk":    {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].KeyFile, "junk") }, []string{"log two", "two.pem"}},
+		"another key":    {anotherKey, []string{"log two", "two.pem", "bring back"}},
+		"roots missing":  {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].RootsFile) }, []string{"log one", "roots.pem"}},
+		"roots empty":    {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].RootsFile, "") }, []string{"log one", "roots.pem", "at least one"}},
+		"roots are junk": {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].RootsFile, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n") }, []string{"log one", "roots.pem"}},
+		"storage missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Storage) },
+			[]string{"log two", "logs/two", "kiln init"}},
+		"checkpoint missing": {func(t *testing.T, r *rig) { remove(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
+			[]string{"log two", "logs/two", "checkpoint"}},
+		"checkpoint damaged": {func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
+			[]string{"log two", "logs/two", "checkpoint"}},
+		"lock missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Lock) }, []string{"log one", "lock.db", "bring back"}},
+		"lock damaged": {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].Lock, strings.Repeat("junk", 4096)) }, []string{"log one", "lock.db"}},
+		"hash tile damaged": {func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/0/000.p/1")) },
+			[]string{"log two", "logs/two", "tile/0/000.p/1"}},
+		"data tile damaged": {func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/data/000.p/1")) },
+			[]string{"log two", "logs/two", "tile/data/000.p/1"}},
+		"clock behind": {func(_ *testing.T, r *rig) { r.opts.Now = func() time.Time { return time.Now().Add(-time.Hour) } },
+			[]string{"log one", "clock"}},
+		"empty window": {func(_ *testing.T, r *rig) { r.cfg.Logs[1].NotAfterStart = r.cfg.Logs[1].NotAfterLimit },
+			[]string{"log two", "not_after_start"}},
+		"public port taken": {func(_ *testing.T, r *rig) { r.cfg.Listen = taken.Addr().String() }, []string{taken.Addr().String(), "listen"}},
+		"admin port taken":  {func(_ *testing.T, r *rig) { r.cfg.Admin = taken.Addr().String() }, []string{taken.Addr().String(), "admin"}},
+		"same URL":          {func(_ *testing.T, r *rig) { r.cfg.Logs[1].MonitoringURL = r.cfg.Logs[0].MonitoringURL }, []string{"one", "two", "URL"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, "one", "two")
+			r.start()
+			r.submit(0, r.chain())
+			r.submit(1, r.chain())
+			r.stop()
+			r.removeDedup(1) // so that it is caught up from the first tile
+			test.fault(t, r)
+			before := openFiles(t)
+			d, err := daemon.Start(t.Context(), r.cfg, r.opts)
+			if err == nil {
+				d.Close(t.Context())
+				t.Fatal("it started")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error lacks %q: %v", want, err)
+				}
+			}
+			goleak.VerifyNone(t, running)
+			if after := openFiles(t); after != before {
+				t.Errorf("%d files open, %d before the start", after, before)
+			}
+		})
+	}
+}
+
+func anotherKey(t *testing.T, r *rig) {
+	t.Helper()
+	key, err := logkey.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pem, err := key.PEM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(r.cfg.Logs[1].KeyFile, pem, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStartCalledOff(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "one")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := daemon.Start(ctx, r.cfg, r.opts); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want canceled", err)
+	}
+}
+
+func TestCreateLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "one")
+	conf := r.cfg.Logs[0]
+	info, err := os.Stat(conf.KeyFile)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("key file: %v, %v; want mode 0600", info, err)
+	}
+	key := r.info(0).Key
+	create := func() error { return daemon.CreateLog(t.Context(), conf, r.opts) }
+
+	// After a crash half-way each step is found done or is done again.
+	for _, undo := range []string{"", filepath.Join(conf.Storage, "checkpoint"), filepath.Dir(conf.Dedup)} {
+		if undo != "" {
+			remove(t, undo)
+		}
+		if err := create(); err != nil {
+			t.Errorf("again, without %q: %v", undo, err)
+		}
+	}
+	if !bytes.Equal(r.info(0).Key, key) {
+		t.Error("the key was replaced")
+	}
+	leftovers, err := filepath.Glob(filepath.Join(filepath.Dir(conf.KeyFile), ".new-*"))
+	if err != nil || len(leftovers) > 0 {
+		t.Errorf("left behind: %v, %v", leftovers, err)
+	}
+
+	r.start()
+	r.submit(0, r.chain())
+	r.stop()
+	if err := create(); err == nil || !strings.Contains(err.Error(), "1 entries") || !strings.Contains(err.Error(), "log one") {
+		t.Errorf("over a log with entries: %v", err)
+	}
+	if err := os.Rename(conf.Lock, conf.Lock+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(); err == nil || !strings.Contains(err.Error(), "lock") {
+		t.Errorf("over a log that lost its lock: %v", err)
+	}
+	if err := os.Rename(conf.KeyFile, conf.KeyFile+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := create(); err == nil || !strings.Contains(err.Error(), conf.KeyFile) {
+		t.Errorf("over a log that lost its key: %v", err)
+	}
+	if _, err := os.Stat(conf.KeyFile); err == nil {
+		t.Error("a second key was made")
+	}
+}
+
+// Whatever became of the long-term cache between two runs: who submits again
+// gets the SCT of the entry that is in the log.
+func TestDedupIsRebuilt(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(*testing.T, *rig){
+		"kept":      func(*testing.T, *rig) {},
+		"deleted":   func(_ *testing.T, r *rig) { r.removeDedup(0) },
+		"truncated": func(t *testing.T, r *rig) { replaceDedup(t, r, func(b []byte) []byte { return b[:len(b)/3] }) },
+		"junk":      func(t *testing.T, r *rig) { replaceDedup(t, r, func([]byte) []byte { return bytes.Repeat([]byte("junk"), 9999) }) },
+		"of another log": func(t *testing.T, r *rig) {
+			other, err := os.ReadFile(r.cfg.Logs[1].Dedup)
+			if err != nil {
+				t.Fatal(err)
+			}
+			replaceDedup(t, r, func([]byte) []byte { return other })
+		},
+	}
+	for name, fault := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, "one", "two")
+			r.start()
+			var chains []testlogs.Chain
+			var scts []*testlogs.SCT
+			for range 5 {
+				chains = append(chains, r.chain())
+				scts = append(scts, r.submit(0, chains[len(chains)-1]))
+				r.submit(1, r.chain())
+			}
+			r.stop()
+			fault(t, r)
+			r.start()
+			for i, chain := range chains {
+				if again := r.submit(0, chain); !bytes.Equal(again.Body, scts[i].Body) {
+					t.Errorf("resubmitted: %s, before %s", again.Body, scts[i].Body)
+				}
+			}
+			// The sequencer, too, knows its newest entries: that is not what
+			// answered.
+			if got := r.metric(`kiln_batcher_dedup_hits_total{log="one",tier="long"}`); got != "5" {
+				t.Errorf("%s answers from the long-term cache, want 5", got)
+			}
+		})
+	}
+}
+
+func replaceDedup(t *testing.T, r *rig, change func([]byte) []byte) {
+	t.Helper()
+	path := r.cfg.Logs[0].Dedup
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.removeDedup(0)
+	if err := os.WriteFile(path, change(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A cache that cannot be had costs duplicates, never a submission.
+func TestLogRunsWithoutDedup(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "one")
+	file := filepath.Join(r.dir, "a file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.cfg.Logs[0].Dedup = filepath.Join(file, "dedup.db")
+	r.start()
+	sct := r.submit(0, r.chain())
+	if err := r.auditor(0).Holds(t.Context(), sct); err != nil {
+		t.Error(err)
+	}
+	if got := r.metric(`kiln_daemon_dedup_up{log="one"}`); got != "0" {
+		t.Errorf("dedup_up is %s, want 0", got)
+	}
+	if !strings.Contains(r.said.String(), "level=ERROR") || !strings.Contains(r.said.String(), "runs without a long-term deduplication cache") {
+		t.Errorf("it was not told:\n%s", r.said)
+	}
+}
