@@ -266,8 +266,14 @@ func TestNewer(t *testing.T) {
 		n, ts int64
 		want  bool
 	}{
-		{10, 100, false}, {10, 101, true}, {11, 101, true},
-		{11, 100, false}, {9, 101, false}, {10, 99, false}, {11, 99, false}, {9, 99, false},
+		{10, 100, false},
+		{10, 101, true},
+		{11, 101, true},
+		{11, 100, false},
+		{9, 101, false},
+		{10, 99, false},
+		{11, 99, false},
+		{9, 99, false},
 	} {
 		if got := at(c.n, c.ts).Newer(at(10, 100)); got != c.want {
 			t.Errorf("size %d at %d is newer than size 10 at 100: %v, want %v", c.n, c.ts, got, c.want)

@@ -159,7 +159,8 @@ func (c *Cache) Get(ctx context.Context, key entry.Key) (entry.Placement, bool, 
 // readRow reads the row of a key, unverified.
 func readRow(ctx context.Context, q interface {
 	QueryRowContext(context.Context, string, ...any) *sql.Row
-}, key entry.Key) (pl entry.Placement, mac []byte, ok bool, err error) {
+}, key entry.Key,
+) (pl entry.Placement, mac []byte, ok bool, err error) {
 	err = q.QueryRowContext(ctx, getRow, key[:]).Scan(&pl.Index, &pl.TimestampMillis, &mac)
 	if errors.Is(err, sql.ErrNoRows) {
 		return entry.Placement{}, nil, false, nil

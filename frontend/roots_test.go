@@ -71,8 +71,16 @@ func TestGetRootsNegotiates(t *testing.T) {
 		accept string
 		gzip   bool
 	}{
-		{"gzip", true}, {"GZIP", true}, {"br, gzip;q=0.5", true}, {"gzip; q=1.0", true},
-		{"", false}, {"identity", false}, {"br", false}, {"gzip;q=0", false}, {"gzip;q=0.000, identity", false}, {"*", false},
+		{"gzip", true},
+		{"GZIP", true},
+		{"br, gzip;q=0.5", true},
+		{"gzip; q=1.0", true},
+		{"", false},
+		{"identity", false},
+		{"br", false},
+		{"gzip;q=0", false},
+		{"gzip;q=0.000, identity", false},
+		{"*", false},
 	} {
 		w := r.getRootsWith("GET", "Accept-Encoding", test.accept)
 		body := w.Body.Bytes()

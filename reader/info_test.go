@@ -93,14 +93,25 @@ func isOneOf(words ...string) func(any) error {
 // schema has the required members of a tiled log in the log list schema v3, of
 // Chrome's schema of inclusion requests, and of the operator's file.
 var schema = []rule{
-	{"description", isString}, {"friendly_name", isString},
-	{"log_id", isBase64(32)}, {"key", isBase64(0)},
-	{"submission_url", isURL}, {"monitoring_url", isURL},
-	{"mmd", isNumber(1)}, {"mmd_seconds", isNumber(1)},
-	{"temporal_interval.start_inclusive", isTime}, {"temporal_interval.end_exclusive", isTime},
-	{"log_spec", isOneOf("static-ct-api")}, {"tls_only", isBool}, {"intended_use", isOneOf("production", "test")},
-	{"status", isOneOf("active", "readonly")}, {"status_timestamp", isTime}, {"planned_changes", isArray},
-	{"submission_endpoint.url", isURL}, {"monitoring_endpoint.url", isURL}, {"log_software.name", isString},
+	{"description", isString},
+	{"friendly_name", isString},
+	{"log_id", isBase64(32)},
+	{"key", isBase64(0)},
+	{"submission_url", isURL},
+	{"monitoring_url", isURL},
+	{"mmd", isNumber(1)},
+	{"mmd_seconds", isNumber(1)},
+	{"temporal_interval.start_inclusive", isTime},
+	{"temporal_interval.end_exclusive", isTime},
+	{"log_spec", isOneOf("static-ct-api")},
+	{"tls_only", isBool},
+	{"intended_use", isOneOf("production", "test")},
+	{"status", isOneOf("active", "readonly")},
+	{"status_timestamp", isTime},
+	{"planned_changes", isArray},
+	{"submission_endpoint.url", isURL},
+	{"monitoring_endpoint.url", isURL},
+	{"log_software.name", isString},
 }
 
 // info asks for log.v3.json, checks it against the schema and returns it.

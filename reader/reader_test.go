@@ -139,9 +139,20 @@ func TestAcceptEncoding(t *testing.T) {
 		accept string
 		gzip   bool
 	}{
-		{"gzip", true}, {"gzip, deflate, br, zstd", true}, {"deflate, GZIP;q=0.1", true}, {"*", true}, {"br;q=1, *;q=0.5", true},
-		{"identity, x-gzip", true}, {"gzip ; q=1", true},
-		{"", false}, {"identity", false}, {"br", false}, {"gzip;q=0", false}, {"*, gzip;q=0", false}, {"*;q=0", false}, {"gzip;Q=0.0, *", false},
+		{"gzip", true},
+		{"gzip, deflate, br, zstd", true},
+		{"deflate, GZIP;q=0.1", true},
+		{"*", true},
+		{"br;q=1, *;q=0.5", true},
+		{"identity, x-gzip", true},
+		{"gzip ; q=1", true},
+		{"", false},
+		{"identity", false},
+		{"br", false},
+		{"gzip;q=0", false},
+		{"*, gzip;q=0", false},
+		{"*;q=0", false},
+		{"gzip;Q=0.0, *", false},
 		{"gzip;q=nonsense", false},
 	} {
 		w := r.do("GET", "/tile/data/000.p/3", "Accept-Encoding", test.accept)

@@ -180,8 +180,14 @@ func TestFailures(t *testing.T) {
 			fail  string
 			stays bool
 		}{
-			{"mkdir d", false}, {"mkdir d/e", false}, {"sync folder .", false}, {"sync folder d", false},
-			{"create temp", false}, {"write temp", false}, {"sync file temp", false}, {"rename", false},
+			{"mkdir d", false},
+			{"mkdir d/e", false},
+			{"sync folder .", false},
+			{"sync folder d", false},
+			{"create temp", false},
+			{"write temp", false},
+			{"sync file temp", false},
+			{"rename", false},
 			{"sync folder d/e", true},
 		} {
 			for _, op := range []string{"Create", "Update"} {
