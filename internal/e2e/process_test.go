@@ -5,15 +5,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
+	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
+	"kiln/internal/config"
 	"kiln/testlogs"
 )
 
@@ -117,5 +124,84 @@ func (p *process) ready(ctx context.Context, url string) error {
 			return fmt.Errorf("has stopped by itself: %v\n%s", p.err, p.output)
 		case <-tick.C:
 		}
+	}
+}
+
+// metric returns the sum over the series of a metric; -1 if there is none.
+func metric(t *testing.T, ctx context.Context, adminURL, name string) int64 {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, adminURL+"metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := int64(-1)
+	for _, m := range regexp.MustCompile(`(?m)^`+name+`(?:\{.*\})? (.+)$`).FindAllSubmatch(body, -1) {
+		v, err := strconv.ParseFloat(string(m[1]), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum = max(sum, 0) + int64(v)
+	}
+	return sum
+}
+
+// TestDrain asks the process to end while submissions wait for a round that is
+// seconds away: all of them get their SCT, and the process ends with status 0.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	const waiting = 40
+	ctx := deadline(t, 2*time.Minute)
+	address, admin := freeAddress(t), freeAddress(t)
+	log := testlogs.New(t, testlogs.Options{
+		Listen: address, Admin: admin,
+		Configure: func(c *config.Log) { c.Period = config.MaxPeriod },
+	})
+	url := "http://" + address + "/" + log.Conf.Name + "/"
+	p := serve(t, log)
+	if err := p.ready(ctx, url); err != nil {
+		t.Fatal(err)
+	}
+	var chains []testlogs.Chain
+	for i := range waiting {
+		chains = append(chains, issue(t, log.CA, i, testlogs.LeafOptions{}))
+	}
+	c := log.ClientAt(url)
+	var g errgroup.Group
+	for _, chain := range chains {
+		g.Go(func() error {
+			sct, err := c.Submit(ctx, chain)
+			if err == nil {
+				log.Auditor().Remember(sct)
+			}
+			return err
+		})
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for metric(t, ctx, "http://"+admin+"/", "kiln_batcher_waiters_count") < waiting {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("the submissions do not wait")
+		}
+	}
+	if err := p.signal(syscall.SIGINT); err != nil {
+		t.Errorf("asked to end: %v\n%s", err, p.output)
+	}
+	if err := g.Wait(); err != nil {
+		t.Errorf("a waiting submission: %v", err)
+	}
+	log.Start()
+	if report := audit(t, ctx, log.Auditor()); report.Checkpoint.N != waiting || report.SCTs != waiting {
+		t.Errorf("report is %+v, want %d entries and SCTs", report, waiting)
 	}
 }

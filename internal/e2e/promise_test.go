@@ -94,6 +94,9 @@ func TestOneEntry(t *testing.T) {
 	log.Stop()
 	log.ForgetDedup()
 	log.Start()
+	if got := metric(t, ctx, log.AdminURL(), "kiln_dedup_covered_entries"); got != int64(len(chains)) {
+		t.Errorf("the new deduplication database holds %d entries when the log starts, want %d from the tiles", got, len(chains))
+	}
 	post("after the deduplication database was deleted")
 }
 
