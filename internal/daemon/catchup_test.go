@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,14 +17,15 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"kiln/entry"
-	"kiln/storage"
+	"kiln/internal/config"
+	"kiln/internal/logkey"
 	"kiln/storage/mem"
 	"kiln/tiles"
 )
 
 // growingTree is a tree in memory.
 type growingTree struct {
-	bucket storage.Bucket
+	bucket *mem.Bucket
 	edge   *tiles.Edge
 	keys   []entry.Key
 }
@@ -163,15 +166,11 @@ func TestCatchUpTellsCacheFromTiles(t *testing.T) {
 	t.Parallel()
 	damage := func(path string) func(*testing.T, *growingTree, *fakeCache) {
 		return func(t *testing.T, g *growingTree, _ *fakeCache) {
-			body, err := g.bucket.Get(t.Context(), path)
-			if err == nil {
-				err = g.bucket.Delete(t.Context(), path)
-			}
-			if err == nil {
-				body = bytes.Clone(body)
-				body[len(body)/2] ^= 1
-				err = g.bucket.Create(t.Context(), storage.Object{Path: path, Body: body})
-			}
+			err := g.bucket.Corrupt(path, func(b []byte) []byte {
+				b = bytes.Clone(b)
+				b[len(b)/2] ^= 1
+				return b
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -283,5 +282,58 @@ func TestRepairIsBounded(t *testing.T) {
 	}
 	if got := c.Covered(); got != repairLimit {
 		t.Errorf("one pass put %d entries, want %d", got, repairLimit)
+	}
+}
+
+// Which faults cost a log its long-term cache, and which its start.
+func TestOpenDedup(t *testing.T) {
+	t.Parallel()
+	key, err := logkey.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "a file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		path           string
+		tile           string // damaged
+		starts, cached bool
+	}{
+		"sound":        {filepath.Join(t.TempDir(), "dedup.db"), "", true, true},
+		"no cache":     {filepath.Join(file, "dedup.db"), "", true, false},
+		"tile damaged": {filepath.Join(t.TempDir(), "dedup.db"), "tile/data/000", false, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGrowingTree()
+			g.grow(t, 300)
+			if test.tile != "" {
+				err := g.bucket.Corrupt(test.tile, func(b []byte) []byte { return b[1:] })
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			l := &runningLog{
+				conf: config.Log{Name: "one", Storage: "the storage", Dedup: test.path}, key: key,
+				now: time.Now, log: slog.New(slog.DiscardHandler), bucket: g.bucket, latest: g.edge.Tree,
+				metrics: newLogMetrics(nil, func() float64 { return 0 }),
+			}
+			err := l.openDedup(t.Context())
+			if (err == nil) != test.starts || (l.dedup != nil) != test.cached {
+				t.Errorf("%v, with cache: %v; want start %v, cache %v", err, l.dedup != nil, test.starts, test.cached)
+			}
+			if err != nil && (!strings.Contains(err.Error(), "the storage") || !strings.Contains(err.Error(), test.tile)) {
+				t.Errorf("error names neither storage nor tile: %v", err)
+			}
+			if l.dedup != nil && l.dedup.Covered() != 300 {
+				t.Errorf("covered %d, want 300", l.dedup.Covered())
+			}
+			if err := l.close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

@@ -1,13 +1,16 @@
 package daemon_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -129,6 +132,8 @@ func TestOneLogStopsTheOthersGoOn(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "one", "two")
 	r.start()
+	ended := make(chan error, 1)
+	go func() { ended <- r.d.Wait() }()
 	sct := r.submit(0, r.chain())
 	stop := func(i int) {
 		t.Helper()
@@ -150,8 +155,9 @@ func TestOneLogStopsTheOthersGoOn(t *testing.T) {
 	stop(0)
 
 	var status *testlogs.StatusError
-	if _, err := r.client(0).Submit(t.Context(), r.chain()); !errors.As(err, &status) || status.Code != http.StatusServiceUnavailable || status.RetryAfter == 0 {
-		t.Errorf("submission to the stopped log: %v, want 503 with Retry-After", err)
+	if _, err := r.client(0).Submit(t.Context(), r.chain()); !errors.As(err, &status) || status.Code != http.StatusServiceUnavailable ||
+		status.RetryAfter == 0 || !strings.Contains(status.Text, "has stopped") {
+		t.Errorf("submission to the stopped log: %v, want 503 with Retry-After and the reason", err)
 	}
 	if _, err := r.client(0).Roots(t.Context()); err != nil {
 		t.Errorf("get-roots of the stopped log: %v", err)
@@ -173,8 +179,6 @@ func TestOneLogStopsTheOthersGoOn(t *testing.T) {
 		t.Errorf("the other log: %v", err)
 	}
 
-	ended := make(chan error, 1)
-	go func() { ended <- r.d.Wait() }()
 	select {
 	case err := <-ended:
 		t.Errorf("Wait returned while a log runs: %v", err)
@@ -233,6 +237,56 @@ func TestCloseAnswersWhatIsInFlight(t *testing.T) {
 		if again := r.submit(0, got.chain); !bytes.Equal(again.Body, got.sct.Body) {
 			t.Errorf("resubmitted after the restart: %s, want %s", again.Body, got.sct.Body)
 		}
+	}
+}
+
+// A request whose body is still coming when Close begins is in flight too.
+func TestCloseWaitsForBodies(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "one")
+	r.start()
+	var chain struct {
+		Chain [][]byte `json:"chain"`
+	}
+	submitted := r.chain()
+	chain.Chain = submitted.Submitted()
+	body, err := json.Marshal(chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := r.dialFrom("127.0.0.1")
+	defer c.Close()
+	fmt.Fprintf(c, "POST /one/ct/v1/%s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s",
+		submitted.Endpoint(), len(body), body[:100])
+	for r.metric(`kiln_frontend_in_flight_requests{log="one"}`) != "1" {
+		if t.Context().Err() != nil {
+			t.Fatal("the request does not arrive")
+		}
+	}
+	client, d := r.client(0), r.d
+	closed := make(chan error, 1)
+	go func() { closed <- d.Close(context.Background()) }()
+	within(t, "drain", r.said.said("msg=draining"))
+	if code, text := r.admin("/readyz"); code != 503 || !strings.Contains(text, "draining") {
+		t.Errorf("readyz while draining: %d %s", code, text)
+	}
+	if _, err := c.Write(body[100:]); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("status %d, %v: %s", resp.StatusCode, err, answer)
+	}
+	if _, err := client.Check(submitted, answer); err != nil {
+		t.Error(err)
+	}
+	r.http.CloseIdleConnections() // to the admin listener
+	if err := within(t, "Close", closed); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 )
 
@@ -296,16 +298,41 @@ func TestHeaderBomb(t *testing.T) {
 func TestPanicIsToldAndCutsOnlyItsConnection(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		ln := serve(t, 10, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/panic" {
-				panic("made by the test")
-			}
-		}))
+		ln, reg := newPipes(), prometheus.NewRegistry()
+		var told bytes.Buffer
+		p := servePublic(ln, publicConfig{
+			maxConnections: 10, metrics: newMetrics(reg, ""),
+			log: slog.New(slog.NewTextHandler(&told, nil)), // nothing below INFO
+			handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/panic" {
+					panic("made by the test")
+				}
+			}),
+		})
 		c := ln.dial(t, "192.0.2.1")
 		c.send("GET /panic HTTP/1.1\r\nHost: a\r\n\r\n")
 		c.wantClosed()
 		if got := ln.dial(t, "192.0.2.1").get("/"); got != 200 {
 			t.Errorf("status %d, want 200", got)
+		}
+		if err := p.shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if line := told.String(); !strings.Contains(line, "level=ERROR") || !strings.Contains(line, "made by the test") || !strings.Contains(line, "limits_test.go") {
+			t.Errorf("told %q, want an ERROR with reason and stack", line)
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted := 0.0
+		for _, f := range families {
+			if f.GetName() == "kiln_daemon_handler_panics_total" {
+				counted = f.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		if counted != 1 {
+			t.Errorf("%v panics counted, want 1", counted)
 		}
 	})
 }

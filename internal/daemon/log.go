@@ -28,6 +28,7 @@ import (
 	"kiln/lock/sqlite"
 	"kiln/reader"
 	"kiln/sequencer"
+	"kiln/storage"
 	"kiln/storage/dir"
 	"kiln/tiles"
 )
@@ -58,10 +59,11 @@ type runningLog struct {
 
 	readOnlyAfter time.Time
 
-	bucket    *dir.Bucket
+	bucket    storage.Bucket
 	cells     *sqlite.Store
 	sequencer *sequencer.Sequencer
-	dedup     *dedup.Cache // nil: the log does without
+	latest    func() tlog.Tree // the newest published tree
+	dedup     *dedup.Cache     // nil: the log does without
 	issuers   *issuers
 	frontend  http.Handler
 	reader    http.Handler
@@ -106,10 +108,12 @@ func (l *runningLog) close() error {
 }
 
 func (l *runningLog) openStorage(ctx context.Context) (err error) {
-	if l.bucket, err = dir.Open(l.conf.Storage); err != nil {
+	bucket, err := dir.Open(l.conf.Storage)
+	if err != nil {
 		return err
 	}
-	l.onClose(l.bucket.Close)
+	l.bucket = bucket
+	l.onClose(bucket.Close)
 	if l.cells, err = sqlite.Open(ctx, l.conf.Lock); err != nil {
 		return err
 	}
@@ -134,6 +138,7 @@ func (l *runningLog) openSequencer(ctx context.Context) (err error) {
 		}
 		return err
 	})
+	l.latest = func() tlog.Tree { return l.sequencer.Latest().Tree }
 	l.metrics = newLogMetrics(l.reg, func() float64 { return l.age(l.now()).Seconds() })
 	l.metrics.up.Set(1)
 	return nil
@@ -306,9 +311,6 @@ func (l *runningLog) openReader(context.Context) error {
 	l.reader = r
 	return nil
 }
-
-// latest is the newest published tree.
-func (l *runningLog) latest() tlog.Tree { return l.sequencer.Latest().Tree }
 
 // confirm says whether the log holds the entry at a placement: what a cache
 // says is believed only after the tree said the same (SUB-33).

@@ -13,6 +13,9 @@ import (
 
 	"go.uber.org/goleak"
 
+	"kiln/dedup"
+	"kiln/entry"
+	"kiln/internal/chain"
 	"kiln/internal/daemon"
 	"kiln/internal/logkey"
 	"kiln/testlogs"
@@ -79,13 +82,15 @@ func TestRefusals(t *testing.T) {
 		fault func(*testing.T, *rig)
 		want  []string // each in the error
 	}{
-		"no logs":        {func(_ *testing.T, r *rig) { r.cfg.Logs = nil }, []string{"kiln.yaml", "no logs"}},
-		"key missing":    {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].KeyFile) }, []string{"log two", "two.pem"}},
-		"key is junk":    {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].KeyFile, "junk") }, []string{"log two", "two.pem"}},
-		"another key":    {anotherKey, []string{"log two", "two.pem", "bring back"}},
-		"roots missing":  {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].RootsFile) }, []string{"log one", "roots.pem"}},
-		"roots empty":    {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].RootsFile, "") }, []string{"log one", "roots.pem", "at least one"}},
-		"roots are junk": {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].RootsFile, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n") }, []string{"log one", "roots.pem"}},
+		"no logs":       {func(_ *testing.T, r *rig) { r.cfg.Logs = nil }, []string{"kiln.yaml", "no logs"}},
+		"key missing":   {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].KeyFile) }, []string{"log two", "two.pem"}},
+		"key is junk":   {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].KeyFile, "junk") }, []string{"log two", "two.pem"}},
+		"another key":   {anotherKey, []string{"log two", "two.pem", "is not of the log in storage"}},
+		"roots missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].RootsFile) }, []string{"log one", "roots.pem"}},
+		"roots empty":   {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].RootsFile, "") }, []string{"log one", "roots.pem", "at least one"}},
+		"roots are junk": {func(t *testing.T, r *rig) {
+			write(t, r.cfg.Logs[1].RootsFile, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+		}, []string{"log one", "roots.pem"}},
 		"storage missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Storage) },
 			[]string{"log two", "logs/two", "kiln init"}},
 		"checkpoint missing": {func(t *testing.T, r *rig) { remove(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
@@ -218,7 +223,9 @@ func TestDedupIsRebuilt(t *testing.T) {
 		"kept":      func(*testing.T, *rig) {},
 		"deleted":   func(_ *testing.T, r *rig) { r.removeDedup(0) },
 		"truncated": func(t *testing.T, r *rig) { replaceDedup(t, r, func(b []byte) []byte { return b[:len(b)/3] }) },
-		"junk":      func(t *testing.T, r *rig) { replaceDedup(t, r, func([]byte) []byte { return bytes.Repeat([]byte("junk"), 9999) }) },
+		"junk": func(t *testing.T, r *rig) {
+			replaceDedup(t, r, func([]byte) []byte { return bytes.Repeat([]byte("junk"), 9999) })
+		},
 		"of another log": func(t *testing.T, r *rig) {
 			other, err := os.ReadFile(r.cfg.Logs[1].Dedup)
 			if err != nil {
@@ -288,5 +295,65 @@ func TestLogRunsWithoutDedup(t *testing.T) {
 	}
 	if !strings.Contains(r.said.String(), "level=ERROR") || !strings.Contains(r.said.String(), "runs without a long-term deduplication cache") {
 		t.Errorf("it was not told:\n%s", r.said)
+	}
+}
+
+// A cache that holds what never was, with good MACs, must not lead to an SCT for
+// what the log does not hold.
+func TestLyingCache(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "one")
+	r.start()
+	first := r.submit(0, r.chain())
+	r.stop()
+
+	validator, err := chain.New(chain.Config{})
+	if err == nil {
+		err = validator.SetRoots([][]byte{r.ca.Root()})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lies := map[string]entry.Placement{
+		"place of another entry": {Index: first.Index, TimestampMillis: first.TimestampMillis},
+		"place beyond the tree":  {Index: 5, TimestampMillis: first.TimestampMillis},
+		"another timestamp":      {Index: first.Index, TimestampMillis: first.TimestampMillis + 1},
+	}
+	chains := make(map[string]testlogs.Chain)
+	var keys []entry.Key
+	var placements []entry.Placement
+	for name, placement := range lies {
+		chains[name] = r.chain()
+		candidate, err := validator.Prepare(chains[name].Submitted(), entry.Precert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys, placements = append(keys, candidate.Pending().Key()), append(placements, placement)
+	}
+	key, err := logkey.Load(r.cfg.Logs[0].KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := key.Derive("dedup v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := dedup.Open(t.Context(), dedup.Config{Path: r.cfg.Logs[0].Dedup, Secret: secret})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(cache.Put(t.Context(), keys, placements), cache.Close()); err != nil {
+		t.Fatal(err)
+	}
+
+	r.start()
+	for name, c := range chains {
+		sct := r.submit(0, c)
+		if err := r.auditor(0).Holds(t.Context(), sct); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got := r.metric(`kiln_batcher_dedup_misses_total{log="one",reason="unconfirmed",tier="long"}`); got != "3" {
+		t.Errorf("%s answers of the cache were not confirmed, want 3", got)
 	}
 }

@@ -29,6 +29,8 @@ func TestRoutes(t *testing.T) {
 		testSite("two", "https://ct.example/2027h1/", "https://mon.example/tiles/2027h1/"),
 		testSite("three", "https://a.example:8443/shared/", "https://b.example/shared/"),
 		testSite("four", "https://b.example:8443/shared/", "https://a.example/shared/"),
+		testSite("five", "https://p.example:1/q/", "https://p.example:1/q/"),
+		testSite("six", "https://p.example:2/q/", "https://p.example:2/q/"),
 		testSite("deep", "https://ct.example/2026h2/deep/", "https://ct.example/2026h2/deep/"),
 	}, echo("index"))
 	if err != nil {
@@ -54,6 +56,9 @@ func TestRoutes(t *testing.T) {
 		{"/shared/checkpoint", "a.example", "four monitoring /checkpoint"},
 		{"/shared/checkpoint", "b.example:443", "three monitoring /checkpoint"},
 		{"/shared/checkpoint", "c.example", "404"},
+		{"/q/checkpoint", "p.example:1", "five monitoring /checkpoint"},
+		{"/q/checkpoint", "p.example:2", "six monitoring /checkpoint"},
+		{"/q/checkpoint", "p.example:3", "404"}, // either could be meant
 
 		// Nothing that is not canonical is cleaned, guessed or redirected.
 		{"/2026h2", "ct.example", "404"},
