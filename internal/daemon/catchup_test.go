@@ -109,6 +109,8 @@ func (c *fakeCache) wantHeld(t *testing.T, g *growingTree, n int) {
 	if got := c.Covered(); got != int64(n) {
 		t.Errorf("covered %d, want %d", got, n)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for i, k := range g.keys[:n] {
 		if pl, ok := c.rows[k]; !ok || pl.Index != int64(i) {
 			t.Errorf("entry %d: cache says %v, %v", i, pl, ok)
