@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
+	"pgregory.net/rapid"
 
 	"kiln/entry"
 	"kiln/storage"
@@ -147,7 +148,7 @@ func growRecords(e *Edge, size int64) *builder {
 }
 
 // round appends and verifies as a round does, and returns the new edge.
-func round(t testing.TB, e *Edge, entries []*entry.Pending, timestampMillis int64) (*Edge, []storage.Object) {
+func round(t rapid.TB, e *Edge, entries []*entry.Pending, timestampMillis int64) (*Edge, []storage.Object) {
 	t.Helper()
 	next, objects, err := e.Append(entries, timestampMillis)
 	if err != nil {
@@ -169,7 +170,7 @@ func round(t testing.TB, e *Edge, entries []*entry.Pending, timestampMillis int6
 	return next, verified
 }
 
-func store(t testing.TB, bucket *mem.Bucket, objects []storage.Object) {
+func store(t rapid.TB, bucket *mem.Bucket, objects []storage.Object) {
 	t.Helper()
 	for _, o := range objects {
 		if err := bucket.Create(context.Background(), o); err != nil {
@@ -189,7 +190,7 @@ func storeHashes(t testing.TB, bucket *mem.Bucket, b *builder) {
 }
 
 // compareEdges fails unless two edges hold the same.
-func compareEdges(t testing.TB, got, want *Edge) {
+func compareEdges(t rapid.TB, got, want *Edge) {
 	t.Helper()
 	if got.size != want.size || got.withNames != want.withNames || got.Tree() != want.Tree() {
 		t.Fatalf("edge is at %v (names %v), want %v (%v)", got.Tree(), got.withNames, want.Tree(), want.withNames)
