@@ -112,6 +112,14 @@ func private(path string) *problem {
 	return nil
 }
 
+// CheckRoots returns an error if a file does not do as a roots_file.
+func CheckRoots(path string) error {
+	if p := checkRoots(path); p != nil {
+		return errors.New(p.what + "; " + p.want)
+	}
+	return nil
+}
+
 // checkRoots reports a roots file without any certificate, unless there is
 // nothing in it but comments: that is a log that accepts nothing as yet, rather
 // than the wrong file. What is in the certificates is for the log to judge,
@@ -122,7 +130,7 @@ func checkRoots(path string) *problem {
 	if p != nil {
 		return p
 	}
-	found, comments := 0, onlyComments(data)
+	found, comments := 0, NoRoots(data)
 	for {
 		var block *pem.Block
 		if block, data = pem.Decode(data); block == nil {
@@ -139,7 +147,9 @@ func checkRoots(path string) *problem {
 	return nil
 }
 
-func onlyComments(data []byte) bool {
+// NoRoots reports whether the content of a roots file is nothing but comments:
+// the statement that the log accepts nothing as yet.
+func NoRoots(data []byte) bool {
 	for line := range bytes.Lines(data) {
 		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
 			return false

@@ -84,7 +84,7 @@ func (s *section) done() {
 			continue
 		}
 		want := "the keys here are: " + strings.Join(s.known, ", ")
-		if near := nearest(k.Value, s.known); near != "" {
+		if near := Nearest(k.Value, s.known); near != "" {
 			want = "did you mean " + near + "?"
 		}
 		s.r.faults.add(k.Line, s.path+shorten(k.Value), "unknown key", want)
@@ -206,8 +206,9 @@ func shorten(s string) string {
 	return s
 }
 
-// nearest returns the word that was probably meant, or "".
-func nearest(word string, known []string) string {
+// Nearest returns the known word that was probably meant by another, or "" if
+// none is near.
+func Nearest(word string, known []string) string {
 	if len(word) > 64 {
 		return ""
 	}

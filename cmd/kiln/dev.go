@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"kiln/internal/config"
+	"kiln/internal/daemon"
+	"kiln/internal/logkey"
+	"kiln/testlogs"
+)
+
+type devOptions struct {
+	dir, listen, admin string
+	samples            int
+	moved              bool // listen or admin were given
+}
+
+func devCommand() command {
+	return command{
+		name: "dev", args: "[flags]",
+		summary: "try kiln: two test logs on this machine, with sample submissions",
+		about: "Makes what is missing in a folder (keys, lock, a test log for this half-year and one for the next, a throw-away " +
+			"test CA), serves the logs on this machine, submits a few samples and prints what came of them. Started again, it goes on " +
+			"with the same logs. Ctrl-C drains and stops it. For tests only: anybody who reads the folder has the CA's keys.",
+		examples: []string{"kiln dev", "kiln dev --dir /tmp/logs --listen 127.0.0.1:8080 --admin 127.0.0.1:8081"},
+		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
+			var o devOptions
+			fs.StringVar(&o.dir, "dir", "kiln-dev", "the `folder`")
+			fs.StringVar(&o.listen, "listen", config.DefaultListen, "`address` for submission and monitoring, of a new folder")
+			fs.StringVar(&o.admin, "admin", config.DefaultAdmin, "`address` for metrics, health and profiles, of a new folder")
+			fs.IntVar(&o.samples, "samples", 3, "how `many` certificates to submit to each log, 0 to 1000")
+			return func(ctx context.Context, e *env, args []string) error {
+				if err := noArguments("dev", args); err != nil {
+					return err
+				}
+				if o.samples < 0 || o.samples > 1000 {
+					return misuse("dev", "--samples: %d is not in 0 to 1000", o.samples)
+				}
+				o.moved = isSet(fs, "listen") || isSet(fs, "admin")
+				return dev(ctx, e, o)
+			}
+		},
+	}
+}
+
+func dev(ctx context.Context, e *env, o devOptions) error {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return err
+	}
+	o.dir = dir
+	if !loopback(o.listen) || !loopback(o.admin) {
+		return errors.New("--listen and --admin have to be on this machine (127.0.0.1 or [::1]): anybody could make certificates for these logs; for a log of your own: kiln init")
+	}
+	ca, err := o.openCA(e)
+	if err != nil {
+		return err
+	}
+	cfg, err := o.prepare(ctx, e)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, e, cfg, func(ctx context.Context, e *env, cfg *config.Config, d *daemon.Daemon) error {
+		if err := o.submitSamples(ctx, e, cfg, ca); err != nil {
+			return err
+		}
+		printDev(e, cfg, d)
+		return nil
+	})
+}
+
+// openCA returns the folder's test CA, and makes it if it is missing.
+func (o devOptions) openCA(e *env) (*testlogs.CA, error) {
+	path := filepath.Join(o.dir, "ca")
+	ca, err := testlogs.LoadCA(path)
+	if !errors.Is(err, os.ErrNotExist) {
+		return ca, err
+	}
+	if found, err := exists(filepath.Join(o.dir, configName)); err != nil || found {
+		return nil, errors.Join(err, fmt.Errorf("%s is missing, but its logs are there: bring it back, or remove %s to begin anew", path, o.dir))
+	}
+	if ca, err = testlogs.NewCA(testlogs.CAOptions{Name: "Kiln Dev Test", Now: e.now()}); err != nil {
+		return nil, err
+	}
+	if err := makeFolder(o.dir); err != nil {
+		return nil, err
+	}
+	return ca, ca.Save(path)
+}
+
+// prepare returns the configuration of the folder, with the logs that the date
+// calls for. Whatever is missing is made first; the configuration is written
+// last, so that a crash leaves nothing that the next start would not complete.
+func (o devOptions) prepare(ctx context.Context, e *env) (*config.Config, error) {
+	path := filepath.Join(o.dir, configName)
+	cfg, err := o.existing(path)
+	if err != nil {
+		return nil, err
+	}
+	known := len(cfg.Logs)
+	o.addShards(cfg, testlogs.Shards(e.now()))
+	if len(cfg.Logs) == known {
+		return cfg, nil
+	}
+	ca, err := testlogs.LoadCA(filepath.Join(o.dir, "ca"))
+	if err != nil {
+		return nil, err
+	}
+	if err := writeFile(filepath.Join(o.dir, "roots.pem"), ca.RootPEM()); err != nil {
+		return nil, err
+	}
+	for _, l := range cfg.Logs[known:] {
+		if err := daemon.CreateLog(ctx, l, daemon.Options{}); err != nil {
+			return nil, err
+		}
+	}
+	if err := writeFile(path, config.Render(cfg)); err != nil {
+		return nil, err
+	}
+	return config.Load(path)
+}
+
+// existing returns the configuration in the folder, or an empty one.
+func (o devOptions) existing(path string) (*config.Config, error) {
+	found, err := exists(path)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return &config.Config{
+			Path: path, Dir: o.dir, Listen: o.listen, Admin: o.admin,
+			MaxConnections: config.DefaultMaxConnections,
+			// A line for each round would bury what a newcomer looks for.
+			Logging: config.Logging{Level: slog.LevelWarn, Format: "text"},
+		}, nil
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	if o.moved && (cfg.Listen != o.listen || cfg.Admin != o.admin) {
+		return nil, fmt.Errorf("the logs in %s listen on %s (admin %s), and their names depend on that: "+
+			"start without --listen and --admin, or take another folder with --dir", o.dir, cfg.Listen, cfg.Admin)
+	}
+	return cfg, nil
+}
+
+// addShards adds the logs that are missing. After a long pause that is every
+// half-year in between, too: a series has no gaps.
+func (o devOptions) addShards(cfg *config.Config, shards []testlogs.Shard) {
+	next := config.HalfYearOf(shards[0].Start)
+	if n := len(cfg.Logs); n > 0 {
+		next = config.HalfYearOf(cfg.Logs[n-1].NotAfterLimit)
+	}
+	for end := shards[len(shards)-1].Limit; next.Start.Before(end); next = next.Next() {
+		name := "dev" + next.Suffix
+		cfg.Logs = append(cfg.Logs, config.NewLog(name, "http://"+cfg.Listen+"/"+name+"/", o.dir, next.Start, next.Limit))
+	}
+}
+
+// submitSamples submits new certificates and precertificates to each log that
+// is open, and prints the SCTs, each of which was checked.
+func (o devOptions) submitSamples(ctx context.Context, e *env, cfg *config.Config, ca *testlogs.CA) error {
+	if o.samples == 0 {
+		return nil
+	}
+	tw := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "LOG\tENDPOINT\tINDEX\tTIMESTAMP")
+	for _, l := range openLogs(cfg, e) {
+		key, err := logkey.Load(l.KeyFile)
+		if err != nil {
+			return err
+		}
+		client, err := testlogs.NewClient(l.SubmissionURL, key.SPKI(), nil)
+		if err != nil {
+			return err
+		}
+		for i := range o.samples {
+			chain, err := sample(ca, i, testlogs.LeafOptions{NotBefore: e.now().Add(-1), NotAfter: l.NotAfterLimit.Add(-1)})
+			if err != nil {
+				return err
+			}
+			sct, err := client.Submit(ctx, chain)
+			if err != nil {
+				return fmt.Errorf("submit a sample to %s: %w", l.SubmissionURL, err)
+			}
+			fmt.Fprintf(tw, "%s\t%s\t%d\t%d\n", l.Name, chain.Endpoint(), sct.Index, sct.TimestampMillis)
+		}
+	}
+	if err := tw.Flush(); err != nil {
+		return nil // as env.printf
+	}
+	e.printf("\n")
+	return nil
+}
+
+// sample makes the i-th sample: a precertificate, a final certificate, a
+// precertificate by a Precertificate Signing Certificate, and so on.
+func sample(ca *testlogs.CA, i int, opts testlogs.LeafOptions) (testlogs.Chain, error) {
+	switch i % 3 {
+	case 0:
+		return ca.Precert(opts)
+	case 1:
+		return ca.Leaf(opts)
+	default:
+		return ca.PrecertBySigner(opts)
+	}
+}
+
+// openLogs returns the logs whose window is not over.
+func openLogs(cfg *config.Config, e *env) []config.Log {
+	var logs []config.Log
+	for _, l := range cfg.Logs {
+		if l.NotAfterLimit.After(e.now()) && !l.ReadOnly {
+			logs = append(logs, l)
+		}
+	}
+	return logs
+}
+
+func printDev(e *env, cfg *config.Config, d *daemon.Daemon) {
+	for _, l := range cfg.Logs {
+		e.printf("%s  NotAfter in %s\n", l.Name, windowOf(l))
+		e.printf("  home page   %s\n  checkpoint  %scheckpoint\n  submission  %sct/v1/\n", l.MonitoringURL, l.MonitoringURL, l.SubmissionURL)
+	}
+	e.printf("\nmetrics and health: http://%s/metrics  /livez  /readyz\ntest CA: %s\nCtrl-C drains and stops.\n",
+		d.AdminAddr(), filepath.Join(cfg.Dir, "ca"))
+}
