@@ -64,6 +64,7 @@ type runningLog struct {
 	sequencer *sequencer.Sequencer
 	latest    func() tlog.Tree // the newest published tree
 	dedup     *dedup.Cache     // nil: the log does without
+	validator *chain.Validator
 	issuers   *issuers
 	frontend  http.Handler
 	reader    http.Handler
@@ -81,7 +82,7 @@ func openLog(ctx context.Context, conf config.Log, key *logkey.Key, opts Options
 	}
 	l.readOnlyAfter = l.readOnlyTime()
 	for _, step := range []func(context.Context) error{
-		l.openStorage, l.openSequencer, l.openDedup, l.openBatchers, l.openReader,
+		l.openValidator, l.openStorage, l.openSequencer, l.openDedup, l.openBatchers, l.openReader,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("log %s: %w", conf.Name, err), l.close())
@@ -239,12 +240,8 @@ func (l *runningLog) openBatchers(context.Context) error {
 }
 
 func (l *runningLog) openFrontend(ring frontend.Batcher) error {
-	validator, err := l.validator()
-	if err != nil {
-		return err
-	}
 	f, err := frontend.New(frontend.Config{
-		LogID: l.key.LogID(), Validator: validator, Batcher: ring, Issuers: l.issuers,
+		LogID: l.key.LogID(), Validator: l.validator, Batcher: ring, Issuers: l.issuers,
 		ReadOnlyAfter: l.readOnlyAfter, MaxInFlight: l.conf.MaxInFlight, Timeout: submissionTimeout,
 		Now: l.now, Logger: l.log, Registerer: l.reg,
 	})
@@ -265,20 +262,22 @@ func (l *runningLog) readOnlyTime() time.Time {
 	return end
 }
 
-func (l *runningLog) validator() (*chain.Validator, error) {
+// openValidator comes first, since what it finds wrong must be found before
+// anything is signed.
+func (l *runningLog) openValidator(context.Context) error {
 	if !l.conf.NotAfterStart.Before(l.conf.NotAfterLimit) {
-		return nil, fmt.Errorf("not_after_start %v is not before not_after_limit %v", l.conf.NotAfterStart, l.conf.NotAfterLimit)
+		return fmt.Errorf("not_after_start %v is not before not_after_limit %v", l.conf.NotAfterStart, l.conf.NotAfterLimit)
 	}
 	v, err := chain.New(chain.Config{
 		NotAfterStart: l.conf.NotAfterStart, NotAfterLimit: l.conf.NotAfterLimit,
 		RequireServerAuth: l.conf.RequireServerAuth, Now: l.now,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	data, err := os.ReadFile(l.conf.RootsFile)
 	if err != nil {
-		return nil, fmt.Errorf("read roots_file: %w", err)
+		return fmt.Errorf("read roots_file: %w", err)
 	}
 	roots, err := chain.ParseRoots(data)
 	if err == nil && len(roots) == 0 {
@@ -288,9 +287,10 @@ func (l *runningLog) validator() (*chain.Validator, error) {
 		err = v.SetRoots(roots)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("roots_file %s: %w", l.conf.RootsFile, err)
+		return fmt.Errorf("roots_file %s: %w", l.conf.RootsFile, err)
 	}
-	return v, nil
+	l.validator = v
+	return nil
 }
 
 func (l *runningLog) openReader(context.Context) error {
