@@ -36,7 +36,7 @@ type Options struct {
 
 // Log is one log in a temporary folder, run in this process by
 // internal/daemon on embedded parts, or by any other process that is given
-// ConfigPath. Its methods are for one goroutine, except for Client and Auditor.
+// ConfigPath. What starts and stops it is for one goroutine.
 type Log struct {
 	CA         *CA
 	ConfigPath string // of its kiln.yaml
@@ -109,6 +109,10 @@ func (l *Log) create(dir string) error {
 		return err
 	}
 	l.SPKI, l.Conf, l.ConfigPath = info[0].Key, *conf, cfg.Path
+	l.auditor, err = NewAuditor(AuditorConfig{Origin: conf.Origin, SPKI: l.SPKI, Names: conf.Names, HTTP: l.http})
+	if err != nil {
+		return err
+	}
 	return os.WriteFile(cfg.Path, config.Render(cfg), 0o644)
 }
 
@@ -177,9 +181,7 @@ func (l *Log) TryStart() error {
 			l.tb.Logf("testlogs: stop %s: %v", l.Conf.Name, err)
 		}
 	})
-	if l.auditor != nil {
-		l.auditor.SetURL(l.URL())
-	}
+	l.auditor.SetURL(l.URL())
 	return nil
 }
 
@@ -246,17 +248,4 @@ func (l *Log) ClientAt(prefix string) *Client {
 
 // Auditor returns the one auditor of the log. It follows the log from start to
 // start.
-func (l *Log) Auditor() *Auditor {
-	l.tb.Helper()
-	if l.auditor == nil {
-		a, err := NewAuditor(AuditorConfig{Origin: l.Conf.Origin, SPKI: l.SPKI, Names: l.Conf.Names, HTTP: l.http})
-		if err != nil {
-			l.tb.Fatalf("testlogs: %v", err)
-		}
-		l.auditor = a
-	}
-	if l.running != nil {
-		l.auditor.SetURL(l.URL())
-	}
-	return l.auditor
-}
+func (l *Log) Auditor() *Auditor { return l.auditor }
