@@ -163,7 +163,7 @@ func TestDrain(t *testing.T) {
 	address, admin := freeAddress(t), freeAddress(t)
 	log := testlogs.New(t, testlogs.Options{
 		Listen: address, Admin: admin,
-		Configure: func(c *config.Log) { c.Period = config.MaxPeriod },
+		Configure: func(c *config.Log) { c.Period = 5 * time.Second },
 	})
 	url := "http://" + address + "/" + log.Conf.Name + "/"
 	p := serve(t, log)
