@@ -88,6 +88,17 @@ func (p *Pending) AppendMerkleTreeLeaf(b []byte, pl Placement) []byte {
 	return p.appendTimestamped(b, pl)
 }
 
+// SCTInputKey returns the [Key] of the entry in an SCT signature input, as
+// [Pending.AppendMerkleTreeLeaf] makes it: what will be signed can so be compared
+// with what was admitted.
+func SCTInputKey(input []byte) (Key, error) {
+	const before, after = 2 + 8, 2 + ExtensionsSize
+	if len(input) < before+after {
+		return Key{}, fmt.Errorf("read SCT input: %d bytes are too few", len(input))
+	}
+	return sha256.Sum256(input[before : len(input)-after]), nil
+}
+
 // LeafHash returns the Merkle leaf hash of the entry at a placement:
 // SHA-256(00 || MerkleTreeLeaf).
 func (p *Pending) LeafHash(pl Placement) [32]byte {

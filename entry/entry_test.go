@@ -267,6 +267,21 @@ func TestDigestCoversEverything(t *testing.T) {
 	}
 }
 
+// TestDigestIsUnambiguous moves the chain into the precertificate, and part of
+// the certificate into the chain, so that the bytes alone stay the same.
+func TestDigestIsUnambiguous(t *testing.T) {
+	t.Parallel()
+	fp := [32]byte{1, 2, 3} // ends in more zeros than a count has
+	moved := append([]byte("p\x00\x00\x00\x00\x00\x00\x00\x01"), fp[:24]...)
+	a := entry.DigestOf(entry.Precert, []byte("c"), [32]byte{}, []byte("p"), [][32]byte{fp})
+	if b := entry.DigestOf(entry.Precert, []byte("c"), [32]byte{}, moved, nil); a == b {
+		t.Error("a chain and a precertificate that ends like it have one digest")
+	}
+	if a, b := entry.DigestOf(entry.X509, []byte(moved), [32]byte{}, nil, nil), entry.DigestOf(entry.X509, []byte("p"), [32]byte{}, nil, [][32]byte{fp}); a == b {
+		t.Error("a chain and a certificate that ends like it have one digest")
+	}
+}
+
 func TestDigestIgnoresPrecertFieldsOfX509(t *testing.T) {
 	t.Parallel()
 	a := entry.DigestOf(entry.X509, []byte("c"), [32]byte{1}, []byte("p"), nil)

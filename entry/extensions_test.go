@@ -54,6 +54,8 @@ func TestParseExtensions(t *testing.T) {
 		extensionVector{Hex: "0000050000000001" + "00", Why: "trailing byte"},
 		extensionVector{Hex: "0000050000000001" + "0700", Why: "trailing half header"},
 		extensionVector{Hex: "0000050000000001" + "07ffff00", Why: "unknown type longer than the rest"},
+		extensionVector{Hex: "000006000000000001", Why: "leaf_index of 6 bytes"},
+		extensionVector{Hex: "000004" + "00000001", Why: "leaf_index of 4 bytes"},
 		extensionVector{Hex: "000000", Why: "empty leaf_index"},
 	) {
 		if index, err := entry.ParseExtensions(unhex(t, c.Hex)); err == nil {

@@ -108,6 +108,24 @@ func TestAppendLeavesTheEdge(t *testing.T) {
 	}
 }
 
+// TestRivalRounds makes two rounds from one edge, as after a round that failed:
+// neither changes the other.
+func TestRivalRounds(t *testing.T) {
+	t.Parallel()
+	edge := func() *Edge {
+		e, _ := round(t, NewEdge(true), cheap(t, 0, 300), 1)
+		e, _ = round(t, e, cheap(t, 300, 301), 2) // its slices have room for more
+		return e
+	}
+	want, _ := round(t, edge(), cheap(t, 400, 405), 3)
+	e := edge()
+	a, _ := round(t, e, cheap(t, 400, 405), 3)
+	b, _ := round(t, e, cheap(t, 500, 505), 44)
+	compareEdges(t, a, want)
+	round(t, a, cheap(t, 405, 406), 5)
+	round(t, b, cheap(t, 505, 506), 5)
+}
+
 func TestAppendRefuses(t *testing.T) {
 	t.Parallel()
 	if _, _, err := NewEdge(false).Append(cheap(t, 0, 1), -1); err == nil || !strings.Contains(err.Error(), "negative") {

@@ -320,9 +320,9 @@ func diagnose(ctx context.Context, bucket storage.Bucket, e *Edge, tree tlog.Tre
 func CheckConsistency(ctx context.Context, bucket storage.Bucket, old, tree tlog.Tree) error {
 	switch {
 	case old.N > tree.N:
-		return fmt.Errorf("check consistency: tree of %d cannot extend a tree of %d", tree.N, old.N)
+		return fmt.Errorf("check consistency: %w: a tree of %d cannot extend one of %d", ErrNotProved, tree.N, old.N)
 	case old.N == tree.N && old.Hash != tree.Hash:
-		return fmt.Errorf("check consistency: two trees of %d entries, with roots %v and %v", tree.N, old.Hash, tree.Hash)
+		return fmt.Errorf("check consistency: %w: two trees of %d entries, with roots %v and %v", ErrNotProved, tree.N, old.Hash, tree.Hash)
 	case old.N == 0 || old.N == tree.N:
 		return nil
 	}
@@ -331,7 +331,7 @@ func CheckConsistency(ctx context.Context, bucket storage.Bucket, old, tree tlog
 		return fmt.Errorf("check consistency: prove size %d from size %d: %w", old.N, tree.N, err)
 	}
 	if err := tlog.CheckTree(proof, tree.N, tree.Hash, old.N, old.Hash); err != nil {
-		return fmt.Errorf("check consistency: tree of %d does not extend the tree of %d: %w", tree.N, old.N, err)
+		return fmt.Errorf("check consistency: %w: tree of %d does not extend the tree of %d: %w", ErrNotProved, tree.N, old.N, err)
 	}
 	return nil
 }

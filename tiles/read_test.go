@@ -264,7 +264,8 @@ func TestLongReading(t *testing.T) {
 	bucket := mem.New()
 	b := growRecords(NewEdge(false), 66000)
 	storeHashes(t, bucket, b)
-	r := newHashReader(context.Background(), bucket, b.edge.Tree())
+	cache := &bucketTiles{ctx: context.Background(), bucket: bucket, proven: make(map[tlog.Tile][]byte)}
+	r := tlog.TileHashReader(b.edge.Tree(), cache)
 	for n := range int64(66000 / Width) {
 		hashes, err := r.ReadHashes(leafIndexes(n*Width, n*Width+Width))
 		if err != nil {
@@ -272,6 +273,9 @@ func TestLongReading(t *testing.T) {
 		}
 		if hashes[1] != recordHash(n*Width+1) {
 			t.Fatalf("hash %d is %v", n*Width+1, hashes[1])
+		}
+		if len(cache.proven) > maxCachedTiles {
+			t.Fatalf("%d tiles are kept, at most %d are to be", len(cache.proven), maxCachedTiles)
 		}
 	}
 }

@@ -105,22 +105,30 @@ func (v *verifier) SaveTiles(tiles []tlog.Tile, _ [][]byte) {
 	}
 }
 
-// checkObjects compares the paths of the bundle with those that the step must
-// add: each tile that tlog names, with data (and names) beside level 0.
-func (v *verifier) checkObjects(objects []storage.Object) error {
-	want := make(map[string]tlog.Tile)
-	for _, t := range tlog.NewTiles(Height, v.round.Old.N, v.round.New.N) {
-		want[Path(t)] = t
+// StepTiles returns the tiles that a step from one tree size to another writes,
+// by their paths: each hash tile that tlog names, with data (and names) beside
+// level 0.
+func StepTiles(oldSize, newSize int64, names bool) map[string]tlog.Tile {
+	tiles := make(map[string]tlog.Tile)
+	for _, t := range tlog.NewTiles(Height, oldSize, newSize) {
+		tiles[Path(t)] = t
 		if t.L != 0 {
 			continue
 		}
 		t.L = LevelData
-		want[Path(t)] = t
-		if v.round.Edge.withNames {
+		tiles[Path(t)] = t
+		if names {
 			t.L = LevelNames
-			want[Path(t)] = t
+			tiles[Path(t)] = t
 		}
 	}
+	return tiles
+}
+
+// checkObjects compares the paths of the bundle with those that the step must
+// add: each tile that tlog names, with data (and names) beside level 0.
+func (v *verifier) checkObjects(objects []storage.Object) error {
+	want := StepTiles(v.round.Old.N, v.round.New.N, v.round.Edge.withNames)
 	for _, o := range objects {
 		t, ok := want[o.Path]
 		if !ok {
