@@ -6,8 +6,10 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"text/tabwriter"
 
 	"kiln/internal/config"
@@ -29,13 +31,13 @@ func devCommand() command {
 		about: "Makes what is missing in a folder (keys, lock, a test log for this half-year and one for the next, a throw-away " +
 			"test CA), serves the logs on this machine, submits a few samples and prints what came of them. Started again, it goes on " +
 			"with the same logs. Ctrl-C drains and stops it. For tests only: anybody who reads the folder has the CA's keys.",
-		examples: []string{"kiln dev", "kiln dev --dir /tmp/logs --listen 127.0.0.1:8080 --admin 127.0.0.1:8081"},
+		examples: []string{"kiln dev", "kiln dev --dir other --listen 127.0.0.1:7962 --admin 127.0.0.1:7963"},
 		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
 			var o devOptions
 			fs.StringVar(&o.dir, "dir", "kiln-dev", "the `folder`")
 			fs.StringVar(&o.listen, "listen", config.DefaultListen, "`address` for submission and monitoring, of a new folder")
 			fs.StringVar(&o.admin, "admin", config.DefaultAdmin, "`address` for metrics, health and profiles, of a new folder")
-			fs.IntVar(&o.samples, "samples", 3, "how `many` certificates to submit to each log, 0 to 1000")
+			fs.IntVar(&o.samples, "samples", 3, "`number` of certificates to submit to each log, 0 to 1000")
 			return func(ctx context.Context, e *env, args []string) error {
 				if err := noArguments("dev", args); err != nil {
 					return err
@@ -56,8 +58,11 @@ func dev(ctx context.Context, e *env, o devOptions) error {
 		return err
 	}
 	o.dir = dir
-	if !loopback(o.listen) || !loopback(o.admin) {
-		return errors.New("--listen and --admin have to be on this machine (127.0.0.1 or [::1]): anybody could make certificates for these logs; for a log of your own: kiln init")
+	for _, f := range []struct{ name, addr string }{{"listen", o.listen}, {"admin", o.admin}} {
+		if host, _, err := net.SplitHostPort(f.addr); err != nil || !config.Loopback(host) {
+			return misuse("dev", "--%s: %q is not on this machine; want 127.0.0.1:PORT: anybody could make certificates for these logs",
+				f.name, f.addr)
+		}
 	}
 	ca, err := o.openCA(e)
 	if err != nil {
@@ -67,13 +72,17 @@ func dev(ctx context.Context, e *env, o devOptions) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, e, cfg, func(ctx context.Context, e *env, cfg *config.Config, d *daemon.Daemon) error {
+	err = serve(ctx, e, cfg, func(ctx context.Context, e *env, cfg *config.Config, d *daemon.Daemon) error {
 		if err := o.submitSamples(ctx, e, cfg, ca); err != nil {
 			return err
 		}
 		printDev(e, cfg, d)
 		return nil
 	})
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w\nIs another kiln dev running? Stop it, or make other logs with --dir, --listen and --admin", err)
+	}
+	return err
 }
 
 // openCA returns the folder's test CA, and makes it if it is missing.
@@ -105,9 +114,15 @@ func (o devOptions) prepare(ctx context.Context, e *env) (*config.Config, error)
 		return nil, err
 	}
 	known := len(cfg.Logs)
-	o.addShards(cfg, testlogs.Shards(e.now()))
+	if err := o.addShards(cfg, testlogs.Shards(e.now())); err != nil {
+		return nil, err
+	}
 	if len(cfg.Logs) == known {
 		return cfg, nil
+	}
+	rendered := config.Render(cfg)
+	if _, err := config.Parse(path, rendered, o.dir); err != nil {
+		return nil, flagFaults("dev", err)
 	}
 	ca, err := testlogs.LoadCA(filepath.Join(o.dir, "ca"))
 	if err != nil {
@@ -121,7 +136,7 @@ func (o devOptions) prepare(ctx context.Context, e *env) (*config.Config, error)
 			return nil, err
 		}
 	}
-	if err := writeFile(path, config.Render(cfg)); err != nil {
+	if err := writeFile(path, rendered); err != nil {
 		return nil, err
 	}
 	return config.Load(path)
@@ -154,15 +169,20 @@ func (o devOptions) existing(path string) (*config.Config, error) {
 
 // addShards adds the logs that are missing. After a long pause that is every
 // half-year in between, too: a series has no gaps.
-func (o devOptions) addShards(cfg *config.Config, shards []testlogs.Shard) {
+func (o devOptions) addShards(cfg *config.Config, shards []testlogs.Shard) error {
 	next := config.HalfYearOf(shards[0].Start)
 	if n := len(cfg.Logs); n > 0 {
 		next = config.HalfYearOf(cfg.Logs[n-1].NotAfterLimit)
 	}
 	for end := shards[len(shards)-1].Limit; next.Start.Before(end); next = next.Next() {
 		name := "dev" + next.Suffix
-		cfg.Logs = append(cfg.Logs, config.NewLog(name, "http://"+cfg.Listen+"/"+name+"/", o.dir, next.Start, next.Limit))
+		prefix, err := prefixFor("dev", cfg.Listen, name)
+		if err != nil {
+			return err
+		}
+		cfg.Logs = append(cfg.Logs, config.NewLog(name, prefix, o.dir, next.Start, next.Limit))
 	}
+	return nil
 }
 
 // submitSamples submits new certificates and precertificates to each log that

@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 )
 
+// unfinished begins the names of files that are being written.
+const unfinished = ".new-"
+
 // writeFile durably puts a file in its place, whole or not at all.
 func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished+"*")
 	if err != nil {
 		return err
 	}

@@ -1,16 +1,19 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
 	"time"
 
 	"kiln/internal/config"
@@ -19,217 +22,329 @@ import (
 
 const (
 	configName = "kiln.yaml"
-	// markerName is a file that says that init is at work on a folder, and
-	// with which parameters. Its content is the configuration to be.
+	// markerName is the file that makes a half-made log ours to complete.
 	markerName = ".kiln-init"
 )
 
-// noRoots is the roots file of a log that accepts nothing as yet.
-const noRoots = `# The roots this log accepts: PEM certificates, one after the other.
-# There are none yet, so that every submission is refused.
+// noRoots is the roots file of a log without any.
+const noRoots = `# The accepted roots: PEM certificates, one after the other.
+# As long as there are none, the log accepts no submission.
 `
 
-type initOptions struct {
-	name, listen, admin, roots string
-	start, limit               string
-	period                     time.Duration
+// initArgs is the command line of kiln init. Two runs with equal ones mean the
+// same log.
+type initArgs struct {
+	Name, Listen, Admin, URL, Roots string
+	NotAfterStart, NotAfterLimit    string
+	Period                          time.Duration
 }
 
 func initCommand() command {
 	return command{
 		name: "init", args: "DIR [flags]",
-		summary: "make a new log in a folder",
-		about: "Makes a log in DIR: its private key, its lock cell, a checkpoint of size 0 and DIR/kiln.yaml, which explains " +
-			"itself. It refuses to touch anything that exists. If it was interrupted, the same command line completes it.",
+		summary: "make a new log",
+		about: "Makes a log in DIR: its private key, lock cell, checkpoint of size 0, roots file, and DIR/kiln.yaml with comments. " +
+			"DIR must not exist or be empty. After a crash half-way, the same command line completes what it began. " +
+			"The log's origin is made from its URL and may never change, so give the URL that clients will use.",
 		examples: []string{
-			"kiln init mylog --roots roots.pem",
-			"kiln init /srv/ct --name example2027h1 --listen 192.0.2.1:443 --roots roots.pem \\",
-			"    --not-after-start 2027-01-01T00:00:00Z --not-after-limit 2027-07-01T00:00:00Z",
+			"kiln init mylog",
+			"kiln init mylog --name mylog2026h2 --roots roots.pem --url https://ct.example.org/mylog2026h2/",
 		},
 		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
-			var o initOptions
-			fs.StringVar(&o.name, "name", "", "the log's `name` (default kiln and the half-year, as in kiln2026h2)")
-			fs.StringVar(&o.listen, "listen", config.DefaultListen, "`address` for submission and monitoring; part of the log's URL")
-			fs.StringVar(&o.admin, "admin", config.DefaultAdmin, "`address` for metrics, health and profiles")
-			fs.StringVar(&o.roots, "roots", "", "PEM `file` of the accepted roots, copied to DIR/roots.pem (default none: nothing is accepted)")
-			fs.StringVar(&o.start, "not-after-start", "", "first NotAfter that is accepted, an RFC 3339 `time` (default: of the half-year of today)")
-			fs.StringVar(&o.limit, "not-after-limit", "", "first NotAfter that is no longer accepted, an RFC 3339 `time`")
-			fs.DurationVar(&o.period, "period", config.DefaultPeriod, "least `time` between two rounds")
+			a := declareInit(fs)
 			return func(ctx context.Context, e *env, args []string) error {
-				if len(args) != 1 {
-					return misuse("init", "kiln init takes one folder, but got %s", count(len(args), "argument"))
+				if len(args) != 1 || args[0] == "" {
+					return misuse("init", "kiln init takes one argument, the folder to make the log in, but got %d", len(args))
 				}
-				return initLog(ctx, e, args[0], o)
+				return initLog(ctx, e, args[0], *a)
 			}
 		},
 	}
 }
 
-func initLog(ctx context.Context, e *env, dir string, o initOptions) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	cfg, err := o.config(dir, e.now())
-	if err != nil {
-		return err
-	}
-	roots, err := o.readRoots()
-	if err != nil {
-		return err
-	}
-	rendered := config.Render(cfg)
-	if _, err := config.Parse(filepath.Join(dir, configName), rendered, dir); err != nil {
-		return fmt.Errorf("these flags do not make a log:\n%w", err)
-	}
-	done, err := claim(dir, append(rootsMark(roots), rendered...))
-	if err != nil {
-		return err
-	}
-	if !done {
-		if err := makeLog(ctx, cfg, roots, rendered); err != nil {
-			return fmt.Errorf("%w\nThe same command completes what is half made, once the cause is gone.", err)
-		}
-	}
-	if err := os.Remove(filepath.Join(dir, markerName)); err != nil {
-		return err
-	}
-	o.report(e, cfg, roots)
-	return nil
+func declareInit(fs *flag.FlagSet) *initArgs {
+	a := new(initArgs)
+	fs.StringVar(&a.Name, "name", "", "the log's `name` (default kiln and the current half-year, such as kiln2026h2)")
+	fs.StringVar(&a.Listen, "listen", config.DefaultListen, "`host:port` for submission and monitoring")
+	fs.StringVar(&a.Admin, "admin", config.DefaultAdmin, "`host:port` for metrics and health")
+	fs.StringVar(&a.URL, "url", "", "the `URL` of the log for clients, with a slash at its end (default http://LISTEN/NAME/)")
+	fs.StringVar(&a.Roots, "roots", "", "PEM `file` of the accepted roots, which is copied; without it the log accepts nothing as yet")
+	fs.StringVar(&a.NotAfterStart, "not-after-start", "", "first NotAfter accepted, a `time` such as 2026-07-01T00:00:00Z (default: start of the half-year that the name ends in, or of the current one)")
+	fs.StringVar(&a.NotAfterLimit, "not-after-limit", "", "first NotAfter no longer accepted, a `time` (default: end of the half-year)")
+	fs.DurationVar(&a.Period, "period", config.DefaultPeriod, "least `duration` between two rounds")
+	return a
 }
 
-// config makes the configuration that the flags describe.
-func (o initOptions) config(dir string, now time.Time) (*config.Config, error) {
-	half := config.HalfYearOf(now)
-	start, limit := half.Start, half.Limit
-	if (o.start == "") != (o.limit == "") {
-		return nil, misuse("init", "--not-after-start and --not-after-limit go together, but only one was given")
+// plan is what kiln init is about to make. It is kept in the marker, so that a
+// repetition half a year later makes the same.
+type plan struct {
+	Args   initArgs
+	Config *config.Config
+}
+
+// initLog makes a log in a folder, or completes one that was begun with the
+// same arguments.
+func initLog(ctx context.Context, e *env, dir string, args initArgs) error {
+	p, err := newPlan(dir, args, e.now())
+	if err != nil {
+		return err
 	}
-	if o.start != "" {
-		var err error
-		if start, err = parseTime("not-after-start", o.start); err != nil {
+	if p, err = claim(p); err != nil {
+		return err
+	}
+	for _, step := range initSteps() {
+		if err := step(ctx, p); err != nil {
+			return fmt.Errorf("%w\nOnce the cause is gone, the same command completes what is half made", err)
+		}
+	}
+	return printMade(e, dir, p)
+}
+
+// initSteps are what follows the claim, in order. Each may be cut short and
+// repeated.
+func initSteps() []func(context.Context, *plan) error {
+	return []func(context.Context, *plan) error{copyRoots, createLog, writeConfig, removeMarker}
+}
+
+// newPlan fills in what was not given, and checks it all before anything is
+// touched.
+func newPlan(dir string, args initArgs, now time.Time) (*plan, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", dir, err)
+	}
+	if args.Roots != "" {
+		if err := config.CheckRoots(args.Roots); err != nil {
+			return nil, fmt.Errorf("--roots: %w", err)
+		}
+		if args.Roots, err = filepath.Abs(args.Roots); err != nil {
+			return nil, fmt.Errorf("--roots: %w", err)
+		}
+	}
+	name, half := args.Name, config.HalfYearOf(now)
+	if name == "" {
+		name = "kiln" + half.Suffix
+	}
+	start, limit, err := windowFor(name, half, args)
+	if err != nil {
+		return nil, err
+	}
+	prefix := args.URL
+	if prefix == "" {
+		if prefix, err = prefixFor("init", args.Listen, name); err != nil {
 			return nil, err
 		}
-		if limit, err = parseTime("not-after-limit", o.limit); err != nil {
-			return nil, err
-		}
 	}
-	if o.name == "" {
-		o.name = "kiln" + config.HalfYearOf(start).Suffix
+	l := config.NewLog(name, prefix, abs, start, limit)
+	l.Period = args.Period
+	c := newConfig(abs, args.Listen, args.Admin, l)
+	if _, err := config.Parse(configName, config.Render(c), abs); err != nil {
+		return nil, flagFaults("init", err)
 	}
-	if _, _, err := net.SplitHostPort(o.listen); err != nil {
-		return nil, misuse("init", "--listen: %q is not understood: want HOST:PORT", o.listen)
-	}
-	l := config.NewLog(o.name, "http://"+o.listen+"/"+o.name+"/", dir, start, limit)
-	l.Period = o.period
+	return &plan{args, c}, nil
+}
+
+// newConfig puts a configuration round a log. Plain HTTP that others can reach
+// has to be stated in it: who gave such an address meant it.
+func newConfig(dir, listen, admin string, l config.Log) *config.Config {
+	host, _, _ := net.SplitHostPort(listen)
 	return &config.Config{
-		Path: filepath.Join(dir, configName), Dir: dir,
-		Listen: o.listen, Admin: o.admin, MaxConnections: config.DefaultMaxConnections,
-		InsecureHTTP: !loopback(o.listen), Logging: config.Logging{Format: "text"},
-		Logs: []config.Log{l},
-	}, nil
+		Path: filepath.Join(dir, configName), Dir: dir, Listen: listen, Admin: admin,
+		InsecureHTTP:   !config.Loopback(host) || strings.HasPrefix(l.SubmissionURL, "http:") && !config.Loopback(l.Host()),
+		Logging:        config.Logging{Format: "text"},
+		MaxConnections: config.DefaultMaxConnections,
+		Logs:           []config.Log{l},
+	}
 }
 
-func loopback(addr string) bool {
-	host, _, err := net.SplitHostPort(addr)
-	return err == nil && config.Loopback(host)
+// prefixFor makes a log's URL from the address it is served on. Every interface
+// is localhost, for lack of a name that would be true.
+func prefixFor(command, listen, name string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", misuse(command, "--listen: %q is no address; want host:port, such as %s", listen, config.DefaultListen)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return "", misuse(command, "--listen: %q has no port from 1 to 65535, and the log's URL needs it", listen)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port) + "/" + name + "/", nil
+}
+
+var halfYearName = regexp.MustCompile(`([0-9]{4})h([12])$`)
+
+// windowFor returns the window of a new log: what was given, or the half-year
+// that the name ends in, or the current one.
+func windowFor(name string, half config.HalfYear, a initArgs) (start, limit time.Time, err error) {
+	if m := halfYearName.FindStringSubmatch(name); m != nil {
+		year, _ := strconv.Atoi(m[1])
+		month := time.January
+		if m[2] == "2" {
+			month = time.July
+		}
+		half = config.HalfYearOf(time.Date(year, month, 1, 0, 0, 0, 0, time.UTC))
+	}
+	start, limit = half.Start, half.Limit
+	if (a.NotAfterStart == "") != (a.NotAfterLimit == "") {
+		return start, limit, misuse("init", "--not-after-start and --not-after-limit go together: give both or neither")
+	}
+	if a.NotAfterStart == "" {
+		return start, limit, nil
+	}
+	if start, err = parseTime("not-after-start", a.NotAfterStart); err != nil {
+		return start, limit, err
+	}
+	limit, err = parseTime("not-after-limit", a.NotAfterLimit)
+	return start, limit, err
 }
 
 func parseTime(name, value string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, value)
-	if err != nil {
-		return t, misuse("init", "--%s: %q is not understood: want an RFC 3339 time such as 2027-01-01T00:00:00Z", name, value)
+	if err != nil || t.Nanosecond() != 0 {
+		return t, misuse("init", "--%s: %q is no time; want RFC 3339 at a whole second, such as 2026-07-01T00:00:00Z", name, value)
 	}
 	return t.UTC(), nil
 }
 
-// readRoots returns the content of the log's roots file to be.
-func (o initOptions) readRoots() ([]byte, error) {
-	if o.roots == "" {
-		return []byte(noRoots), nil
+// flagFaults says faults of the configuration that is about to be written in
+// terms of the flags they came from.
+func flagFaults(command string, err error) error {
+	var faults config.Faults
+	if !errors.As(err, &faults) {
+		return err
 	}
-	data, err := os.ReadFile(o.roots)
-	if err != nil {
-		return nil, fmt.Errorf("--roots: %w", err)
+	var lines []string
+	for _, f := range faults {
+		key := strings.ReplaceAll(strings.TrimPrefix(f.Key, "logs[0]."), "_", "-")
+		if key == "submission-url" {
+			key = "url"
+		}
+		if key == "monitoring-url" { // the same again
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("--%s: %s; %s", key, f.What, f.Want))
 	}
-	if err := config.CheckRoots(o.roots); err != nil {
-		return nil, fmt.Errorf("--roots %s: %w", o.roots, err)
-	}
-	return data, nil
+	return misuse(command, "%s", strings.Join(lines, "\nkiln: "))
 }
 
-// rootsMark names the roots in the marker.
-func rootsMark(roots []byte) []byte {
-	sum := sha256.Sum256(roots)
-	return []byte("# kiln init is at work here. SHA-256 of the roots: " + hex.EncodeToString(sum[:]) + "\n")
-}
-
-// claim makes the folder this init's own: one that is new or empty, or one that
-// an init with the same parameters has left half made. It reports whether that
-// one lacked nothing but its end.
-func claim(dir string, parameters []byte) (done bool, err error) {
-	marker := filepath.Join(dir, markerName)
-	left, err := os.ReadFile(marker)
-	switch {
-	case err == nil && bytes.Equal(left, parameters):
-		return exists(filepath.Join(dir, configName))
-	case err == nil:
-		return false, fmt.Errorf("%s holds a log that kiln init has half made with other flags (see %s): "+
-			"repeat it with those, or remove the folder if you do not want that log", dir, marker)
-	case !errors.Is(err, os.ErrNotExist) && !isNotFolder(dir):
-		return false, err
-	}
-	if err := refuseOccupied(dir); err != nil {
-		return false, err
-	}
+// claim makes the folder and the marker. It refuses a folder with
+// anything in it but a half-made log of the same arguments, whose plan it
+// returns.
+func claim(p *plan) (*plan, error) {
+	dir := p.Config.Dir
 	if err := makeFolder(dir); err != nil {
-		return false, err
+		return nil, fmt.Errorf("make folder: %w", err)
 	}
-	return false, writeFile(marker, parameters)
-}
-
-func isNotFolder(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && !info.IsDir()
-}
-
-func refuseOccupied(dir string) error {
+	marker := filepath.Join(dir, markerName)
+	switch data, err := os.ReadFile(marker); {
+	case err == nil:
+		return claimed(p, marker, data)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("look for a half-made log: %w", err)
+	}
+	if p.whole() {
+		return nil, fmt.Errorf("%s exists: there is a log already; name another folder, or serve it with kiln serve -c %[1]s", p.Config.Path)
+	}
 	entries, err := os.ReadDir(dir)
-	switch {
-	case errors.Is(err, os.ErrNotExist) || (err == nil && len(entries) == 0):
+	if err != nil {
+		return nil, fmt.Errorf("look for a log: %w", err)
+	}
+	for _, f := range entries {
+		if !strings.HasPrefix(f.Name(), unfinished) { // what a crash at the very start leaves
+			return nil, fmt.Errorf("%s is not empty: it has %s; name a folder that does not exist or is empty", dir, f.Name())
+		}
+	}
+	data, err := json.Marshal(p)
+	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w", marker, err)
+	}
+	return p, writeFile(marker, data)
+}
+
+func claimed(p *plan, marker string, data []byte) (*plan, error) {
+	var begun plan
+	if err := json.Unmarshal(data, &begun); err != nil || begun.Config == nil {
+		return nil, fmt.Errorf("%s is damaged: remove %s and begin anew", marker, p.Config.Dir)
+	}
+	if begun.Args != p.Args || begun.Config.Dir != p.Config.Dir {
+		return nil, fmt.Errorf("%s holds a half-made log that was begun with other arguments: repeat those (they stand in %s), or remove the folder",
+			p.Config.Dir, marker)
+	}
+	return &begun, nil
+}
+
+// whole reports whether the log was made and only the marker is left: the
+// configuration is the last thing that is written. The log may have been served
+// since, and its files edited.
+func (p *plan) whole() bool {
+	_, err := os.Lstat(p.Config.Path)
+	return err == nil
+}
+
+func copyRoots(_ context.Context, p *plan) error {
+	if p.whole() {
 		return nil
-	case isNotFolder(dir):
-		return fmt.Errorf("%s exists and is not a folder: name one that does not exist or is empty", dir)
-	case err != nil:
-		return err
 	}
-	if found, _ := exists(filepath.Join(dir, configName)); found {
-		return fmt.Errorf("%s exists: there is a log already; serve it with kiln serve -c %[1]s, or name another folder",
-			filepath.Join(dir, configName))
+	data := []byte(noRoots)
+	if p.Args.Roots != "" {
+		var err error
+		if data, err = os.ReadFile(p.Args.Roots); err != nil {
+			return fmt.Errorf("copy roots: %w", err)
+		}
 	}
-	return fmt.Errorf("%s is not empty (there is %s): name a folder that does not exist or is empty", dir, entries[0].Name())
+	return writeFile(p.Config.Logs[0].RootsFile, data)
 }
 
-// makeLog makes the log. The configuration comes last: with it the log is whole.
-func makeLog(ctx context.Context, cfg *config.Config, roots, rendered []byte) error {
-	l := cfg.Logs[0]
-	if err := writeFile(l.RootsFile, roots); err != nil {
-		return err
+func createLog(ctx context.Context, p *plan) error {
+	if p.whole() {
+		return nil
 	}
-	if err := daemon.CreateLog(ctx, l, daemon.Options{}); err != nil {
-		return err
-	}
-	return writeFile(cfg.Path, rendered)
+	return daemon.CreateLog(ctx, p.Config.Logs[0], daemon.Options{})
 }
 
-func (o initOptions) report(e *env, cfg *config.Config, roots []byte) {
-	l := cfg.Logs[0]
-	e.printf("made log %s, for NotAfter in %s\n", l.Name, windowOf(l))
-	e.printf("  configuration  %s\n  private key    %s  (back it up)\n  lock           %s  (never set it back)\n",
-		cfg.Path, l.KeyFile, l.Lock)
-	e.printf("  URL            %s\n", l.SubmissionURL)
-	if config.NoRoots(roots) {
-		e.printf("It accepts nothing yet: put its roots into %s.\n", l.RootsFile)
+func writeConfig(_ context.Context, p *plan) error {
+	if p.whole() {
+		return nil
 	}
-	e.printf("Next: kiln serve -c %s\n", cfg.Path)
+	return writeFile(p.Config.Path, config.Render(p.Config))
+}
+
+func removeMarker(_ context.Context, p *plan) error {
+	if err := os.Remove(filepath.Join(p.Config.Dir, markerName)); err != nil {
+		return fmt.Errorf("end the making: %w", err)
+	}
+	return syncFolder(p.Config.Dir)
+}
+
+func printMade(e *env, dir string, p *plan) error {
+	infos, err := daemon.Metadata(p.Config)
+	if err != nil {
+		return err
+	}
+	l, path := p.Config.Logs[0], filepath.Join(dir, configName)
+	e.printf("Made log %s in %s:\n", l.Name, dir)
+	e.printf("  submission  %s\n", l.SubmissionURL)
+	e.printf("  NotAfter    %s\n", windowOf(l))
+	e.printf("  log ID      %s\n", base64.StdEncoding.EncodeToString(infos[0].LogID))
+	e.printf("  key         %s (back it up: without it the log cannot go on)\n", relativeTo(p.Config.Dir, dir, l.KeyFile))
+	if p.Config.InsecureHTTP {
+		e.printf("Plain HTTP on %s is open to other machines: %s says so with insecure_http, until there is tls.\n", p.Config.Listen, path)
+	}
+	if p.Args.Roots == "" {
+		e.printf("It accepts nothing as yet: put the accepted roots, as PEM, into %s.\n", relativeTo(p.Config.Dir, dir, l.RootsFile))
+	}
+	e.printf("Next: kiln serve -c %s\n", path)
+	return nil
+}
+
+// relativeTo writes a path below abs as one below dir, which is how the user
+// named it.
+func relativeTo(abs, dir, path string) string {
+	rel, err := filepath.Rel(abs, path)
+	if err != nil {
+		return path
+	}
+	return filepath.Join(dir, rel)
 }

@@ -7,10 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"os"
-	"os/signal"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -49,74 +45,40 @@ func serveCommand() command {
 // serve runs the daemon until a signal comes or it fails. Once it runs, started
 // is called; if that fails, so does serve.
 func serve(ctx context.Context, e *env, cfg *config.Config, started func(context.Context, *env, *config.Config, *daemon.Daemon) error) error {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
+	i := followInterrupts(ctx)
+	defer i.close()
 
-	// The first signal ends the start and started; the loop below sees it as
-	// the end of ctx, and a second one in the channel.
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	first := make(chan os.Signal, 1)
-	go func() {
-		select {
-		case s := <-signals:
-			first <- s
-			stop()
-		case <-ctx.Done():
-		}
-	}()
-
-	d, err := daemon.Start(ctx, cfg, daemon.Options{Logger: newLogger(e.stderr, cfg.Logging), Version: version()})
-	if err != nil {
-		if ctx.Err() != nil {
-			return errors.New("stopped by a signal before everything was started")
-		}
-		return explainStart(err, cfg)
+	var d *daemon.Daemon
+	err := i.run(func() (err error) {
+		d, err = daemon.Start(i.ctx, cfg, daemon.Options{Logger: newLogger(e.stderr, cfg.Logging), Version: version()})
+		return err
+	})
+	switch {
+	case err != nil && i.asked() && errors.Is(err, context.Canceled):
+		fmt.Fprintln(e.stderr, "kiln: stopped before everything was started")
+		return nil
+	case err != nil:
+		return err
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- d.Wait() }()
+	go func() { failed <- d.Wait() }() // returns after Close at the latest
 
-	startErr := started(ctx, e, cfg, d)
-	if startErr == nil {
+	err = i.run(func() error { return started(i.ctx, e, cfg, d) })
+	if err == nil {
 		select {
-		case <-ctx.Done():
-		case startErr = <-failed:
+		case <-i.ctx.Done():
+		case err = <-failed:
 		}
 	}
-	select {
-	case s := <-first:
-		startErr = nil // what was interrupted did not fail
-		fmt.Fprintf(e.stderr, "kiln: %v: draining; once more stops at once\n", s)
-	default:
+	if i.asked() {
+		err = nil // what was interrupted did not fail
+		fmt.Fprintln(e.stderr, "kiln: draining; another signal stops at once")
 	}
-	return errors.Join(startErr, drain(ctx, d, signals))
-}
-
-// drain closes the daemon, unless another signal comes first.
-func drain(ctx context.Context, d *daemon.Daemon, signals <-chan os.Signal) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	defer cancel()
-	closed := make(chan error, 1)
-	go func() { closed <- d.Close(ctx) }()
-	select {
-	case err := <-closed:
-		return err
-	case s := <-signals:
-		return fmt.Errorf("%v: stopped before everything was drained", s)
-	}
-}
-
-// explainStart adds what to do about an address that is taken.
-func explainStart(err error, cfg *config.Config) error {
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return err
-	}
-	key, addr := "listen", cfg.Listen
-	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Addr != nil && op.Addr.String() == cfg.Admin {
-		key, addr = "admin", cfg.Admin
-	}
-	return fmt.Errorf("%w\n%s %s is taken by another program: stop that, or change %s in %s", err, key, addr, key, cfg.Path)
+	return errors.Join(err, i.run(func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(i.ctx), drainTimeout)
+		defer cancel()
+		return d.Close(ctx)
+	}))
 }
 
 func newLogger(w io.Writer, l config.Logging) *slog.Logger {

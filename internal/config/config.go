@@ -173,3 +173,6 @@ func Loopback(host string) bool {
 func originOf(u *url.URL) string {
 	return u.Host + strings.TrimRight(u.Path, "/")
 }
+
+// Host returns the host of the submission URL, without port.
+func (l *Log) Host() string { return hostOf(l.SubmissionURL) }

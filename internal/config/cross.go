@@ -174,3 +174,12 @@ func (r *reader) checkPaths(c *Config) {
 		}
 	}
 }
+
+// hostOf returns the host of host:port, or of a URL.
+func hostOf(addr string) string {
+	if u, err := url.Parse(addr); err == nil && u.Host != "" {
+		return u.Hostname()
+	}
+	host, _, _ := net.SplitHostPort(addr)
+	return host
+}

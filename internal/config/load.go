@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -48,7 +47,7 @@ func Parse(name string, data []byte, dir string) (*Config, error) {
 func readFile(path string) (data []byte, dir string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, "", fmt.Errorf("read configuration: %w", err)
+		return nil, "", fmt.Errorf("read configuration: %w (-c names another file, kiln init makes one)", err)
 	}
 	defer f.Close()
 	data, err = io.ReadAll(io.LimitReader(f, maxFile+1))
@@ -284,13 +283,4 @@ func (s *section) file(key, dir string, dst *string, want string) bool {
 	}
 	_, there := s.values[key]
 	return there
-}
-
-// hostOf returns the host of host:port, or of a URL.
-func hostOf(addr string) string {
-	if u, err := url.Parse(addr); err == nil && u.Host != "" {
-		return u.Hostname()
-	}
-	host, _, _ := net.SplitHostPort(addr)
-	return host
 }

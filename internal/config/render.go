@@ -166,7 +166,11 @@ func (w *renderer) path(p string) string {
 	return p
 }
 
-var plainScalar = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9/_.:-]*[A-Za-z0-9/_-]$`)
+// What needs no quotes; it is less than YAML allows.
+var (
+	plainScalar = regexp.MustCompile(`^[A-Za-z/][A-Za-z0-9/_.:-]*[A-Za-z0-9/_-]$`)
+	plainAddr   = regexp.MustCompile(`^([0-9]{1,3}\.){3}[0-9]{1,3}:[0-9]{1,5}$`)
+)
 
 // scalar writes a value as YAML reads it back.
 func scalar(v any) string {
@@ -176,7 +180,7 @@ func scalar(v any) string {
 		case "true", "false", "null", "yes", "no", "on", "off":
 			return strconv.Quote(v)
 		}
-		if plainScalar.MatchString(v) {
+		if plainScalar.MatchString(v) || plainAddr.MatchString(v) {
 			return v
 		}
 		b, _ := json.Marshal(v) // cannot fail for a string; JSON is YAML

@@ -279,17 +279,18 @@ func (l *runningLog) openValidator(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read roots_file: %w", err)
 	}
-	roots, err := chain.ParseRoots(data)
-	if err == nil && len(roots) == 0 {
-		err = errors.New("no certificate in it, want at least one accepted root as PEM")
+	l.validator = v
+	if config.NoRoots(data) { // as kiln init leaves it: said so, not lost
+		l.log.Warn("the log accepts nothing: there are no roots in its roots_file", "path", l.conf.RootsFile)
+		return nil
 	}
+	roots, err := chain.ParseRoots(data)
 	if err == nil {
 		err = v.SetRoots(roots)
 	}
 	if err != nil {
 		return fmt.Errorf("roots_file %s: %w", l.conf.RootsFile, err)
 	}
-	l.validator = v
 	return nil
 }
 
