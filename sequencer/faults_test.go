@@ -219,8 +219,13 @@ func TestStaleCheckpointIsFenced(t *testing.T) {
 			}
 			return f
 		})
+		batch := batchOf("slow", 0, 5)
 		var wg sync.WaitGroup
-		wg.Go(func() { submit(t, slow, batchOf("slow", 0, 5)) })
+		wg.Go(func() {
+			if _, err := slow.Sequence(t.Context(), batch); !errors.Is(err, entry.ErrUnavailable) {
+				t.Errorf("the slow one answered: %v", err)
+			}
+		})
 		time.Sleep(time.Second)
 		synctest.Wait()
 		other := w.open() // finishes the round of the first
@@ -228,8 +233,18 @@ func TestStaleCheckpointIsFenced(t *testing.T) {
 		close(hold)
 		wg.Wait()
 		w.audit()
-		w.close(slow)
+
+		// The slow one stands by for as long as the other is there, then goes on.
+		before := len(w.bucket.History("checkpoint"))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(w.bucket.History("checkpoint")) - before; n > 22 {
+			t.Errorf("two idle sequencers signed %d times in a minute", n)
+		}
 		w.close(other)
+		time.Sleep(4 * idleInterval)
+		w.expect(batch, submit(t, slow, batch))
+		w.close(slow)
 		w.audit()
 	})
 }

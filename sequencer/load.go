@@ -20,15 +20,17 @@ import (
 // be ahead. Errors that reading again cannot mend are fatal.
 func (s *Sequencer) load(ctx context.Context) (*loaded, error) {
 	began := time.Now()
+	// First what is public, then the lock: another sequencer may go on in
+	// between, and the lock must not look as if it were behind.
+	public, raw, err := s.readPublic(ctx)
+	if err != nil {
+		return nil, err
+	}
 	held, head, err := s.readLock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	public, raw, err := s.readPublic(ctx, head)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.checkOrder(public, head); err != nil {
+	if err := s.checkOrder(public, raw, head); err != nil {
 		return nil, err
 	}
 	if public.Tree.N < head.Tree.N {
@@ -36,11 +38,11 @@ func (s *Sequencer) load(ctx context.Context) (*loaded, error) {
 			return nil, err
 		}
 	}
-	edge, err := tiles.Load(ctx, s.cfg.Bucket, head.Tree, s.cfg.Names)
+	edge, err := tiles.Load(ctx, s.bucket, head.Tree, s.cfg.Names)
 	if err != nil {
 		return nil, s.unreadable(err)
 	}
-	if err := tiles.CheckConsistency(ctx, s.cfg.Bucket, public.Tree, head.Tree); err != nil {
+	if err := tiles.CheckConsistency(ctx, s.bucket, public.Tree, head.Tree); err != nil {
 		return nil, s.unreadable(err)
 	}
 	index, err := s.readRecent(ctx, head.Tree)
@@ -53,13 +55,14 @@ func (s *Sequencer) load(ctx context.Context) (*loaded, error) {
 		}
 	}
 	s.latest.Store(&head)
+	s.staged = append(s.staged, tiles.BundlePath(head.Tree))
 	s.metrics.loads.Inc()
 	s.cfg.Logger.Info("log loaded", "tree_size", head.Tree.N, "timestamp", head.TimestampMillis, "elapsed", time.Since(began))
 	return &loaded{s: s, held: held, head: head, edge: edge, recent: index}, nil
 }
 
 func (s *Sequencer) readLock(ctx context.Context) (lock.Held, checkpoint.Checkpoint, error) {
-	held, err := s.cfg.Lock.Load(ctx, s.cfg.LockID)
+	held, err := s.lock.Load(ctx, s.cfg.LockID)
 	switch {
 	case errors.Is(err, lock.ErrNotFound):
 		return held, checkpoint.Checkpoint{}, fatalf("the lock has no cell of this log: %w; "+
@@ -74,16 +77,12 @@ func (s *Sequencer) readLock(ctx context.Context) (lock.Held, checkpoint.Checkpo
 	return held, head, nil
 }
 
-// readPublic reads what readers see. Only the empty log may have no checkpoint
-// there yet: a crash came between lock and bucket when it was made.
-func (s *Sequencer) readPublic(ctx context.Context, head checkpoint.Checkpoint) (checkpoint.Checkpoint, []byte, error) {
-	raw, err := s.cfg.Bucket.Get(ctx, checkpointPath)
+// readPublic reads what readers see: the empty tree and no bytes if there is no
+// checkpoint.
+func (s *Sequencer) readPublic(ctx context.Context) (checkpoint.Checkpoint, []byte, error) {
+	raw, err := s.bucket.Get(ctx, checkpointPath)
 	if errors.Is(err, storage.ErrNotFound) {
-		if head.Tree.N == 0 {
-			return checkpoint.Checkpoint{Origin: head.Origin, Tree: checkpoint.EmptyTree()}, nil, nil
-		}
-		return checkpoint.Checkpoint{}, nil, fatalf("the lock knows %d entries, but the storage has no checkpoint: %w; "+
-			"check that the storage is the one of this log", head.Tree.N, err)
+		return checkpoint.Checkpoint{Origin: s.cfg.Origin, Tree: checkpoint.EmptyTree()}, nil, nil
 	}
 	if err != nil {
 		return checkpoint.Checkpoint{}, nil, fmt.Errorf("read published checkpoint: %w", err)
@@ -97,7 +96,12 @@ func (s *Sequencer) readPublic(ctx context.Context, head checkpoint.Checkpoint) 
 
 // checkOrder refuses a lock behind what is public, or behind what this process
 // published before.
-func (s *Sequencer) checkOrder(public, head checkpoint.Checkpoint) error {
+func (s *Sequencer) checkOrder(public checkpoint.Checkpoint, raw []byte, head checkpoint.Checkpoint) error {
+	if raw == nil && head.Tree.N > 0 {
+		// Only the empty log may have none yet, after a crash when it was made.
+		return fatalf("the lock knows %d entries, but the storage has no checkpoint: "+
+			"check that the storage is the one of this log", head.Tree.N)
+	}
 	if last := s.latest.Load(); last != nil && last.TimestampMillis > public.TimestampMillis && public.Tree.N <= last.Tree.N {
 		public = *last
 	}
@@ -110,7 +114,7 @@ func (s *Sequencer) checkOrder(public, head checkpoint.Checkpoint) error {
 		return fatalf("the published checkpoint and the lock's have %d entries each, but roots %v and %v: the log has forked; "+
 			"keep both and do not start it", head.Tree.N, public.Tree.Hash, head.Tree.Hash)
 	}
-	_, err := s.timestampAfter(head.TimestampMillis)
+	_, err := s.timestampAfter(head.TimestampMillis, loadPatience)
 	return err
 }
 
@@ -119,11 +123,15 @@ func (s *Sequencer) recover(ctx context.Context, public, head tlog.Tree) error {
 	path := tiles.BundlePath(head)
 	s.cfg.Logger.Warn("finishing a round that was committed but not published", "path", path,
 		"old_tree_size", public.N, "tree_size", head.N)
-	bundle, err := s.cfg.Bucket.Get(ctx, path)
+	bundle, err := s.bucket.Get(ctx, path)
 	if errors.Is(err, storage.ErrNotFound) {
 		// Nothing is lost if all that the bundle held is in its place.
 		proved := func(tiles.Entry) error { return nil }
-		if tileErr := tiles.Entries(ctx, s.cfg.Bucket, head, public.N, head.N, proved); tileErr != nil {
+		tileErr := tiles.Entries(ctx, s.bucket, head, public.N, head.N, proved)
+		if tileErr != nil && !isFatal(s.unreadable(tileErr)) {
+			return tileErr
+		}
+		if tileErr != nil {
 			return fatalf("the committed round from %d to %d entries was not published (%w) and its staging bundle is gone: %w; bring back %s",
 				public.N, head.N, tileErr, err, path)
 		}
@@ -136,6 +144,13 @@ func (s *Sequencer) recover(ctx context.Context, public, head tlog.Tree) error {
 	if err != nil {
 		return fatalf("staging bundle %s: %w; bring it back from a copy", path, err)
 	}
+	if err := s.proveBundle(ctx, objects, public, head); err != nil {
+		if isFatal(s.unreadable(err)) {
+			return fatalf("staging bundle %s does not lead from %d to %d entries: %w; bring the right one back from a copy",
+				path, public.N, head.N, err)
+		}
+		return err
+	}
 	err = s.publish(ctx, bundle, objects)
 	if errors.Is(err, storage.ErrDifferent) {
 		return fatalf("finish the committed round from %s: %w; one of the two is corrupt: compare them before anything else", path, err)
@@ -143,10 +158,50 @@ func (s *Sequencer) recover(ctx context.Context, public, head tlog.Tree) error {
 	return err
 }
 
+// overlay is a bucket as it would be with more objects.
+type overlay struct {
+	storage.Bucket
+	objects map[string][]byte
+}
+
+func (o overlay) Get(ctx context.Context, path string) ([]byte, error) {
+	if body, ok := o.objects[path]; ok {
+		return body, nil
+	}
+	return o.Bucket.Get(ctx, path)
+}
+
+// proveBundle proves that the objects of a bundle are those of the step from one
+// tree to the next, before they are published: nothing could take them back.
+func (s *Sequencer) proveBundle(ctx context.Context, objects []storage.Object, public, head tlog.Tree) error {
+	// Names tiles may have been switched on or off since.
+	want, withNames := tiles.StepTiles(public.N, head.N, false), tiles.StepTiles(public.N, head.N, true)
+	with := overlay{Bucket: s.bucket, objects: make(map[string][]byte)}
+	for _, o := range objects {
+		if _, ok := withNames[o.Path]; !ok {
+			return &tiles.CorruptError{Path: o.Path, Detail: "is none of the tiles of this step"}
+		}
+		with.objects[o.Path] = o.Body
+		delete(want, o.Path)
+	}
+	for path := range want {
+		return &tiles.CorruptError{Path: path, Detail: "is not in the bundle"}
+	}
+	first := public.N / tiles.Width * tiles.Width
+	proved := func(tiles.Entry) error { return nil }
+	if err := tiles.Entries(ctx, with, head, first, head.N, proved); err != nil {
+		return err
+	}
+	if _, err := tiles.Load(ctx, with, head, false); err != nil {
+		return err
+	}
+	return tiles.CheckConsistency(ctx, with, public, head)
+}
+
 // readRecent proves and remembers the newest entries.
 func (s *Sequencer) readRecent(ctx context.Context, tree tlog.Tree) (*recent, error) {
 	index := newRecent(recentLimit)
-	err := tiles.Entries(ctx, s.cfg.Bucket, tree, max(0, tree.N-recentLimit), tree.N, func(e tiles.Entry) error {
+	err := tiles.Entries(ctx, s.bucket, tree, max(0, tree.N-recentLimit), tree.N, func(e tiles.Entry) error {
 		index.add(e.Key, e.Placement)
 		return nil
 	})

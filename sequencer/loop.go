@@ -1,6 +1,7 @@
 package sequencer
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"time"
@@ -35,30 +36,17 @@ func isFatal(err error) bool {
 func (s *Sequencer) run(state *loaded) {
 	defer close(s.finished)
 	began, retry := time.Now(), reloadFirst
-	for s.await(began, state != nil, retry) {
+	for s.await(began, state, retry) {
 		began = time.Now()
-		if state == nil {
-			var err error
-			state, err = s.load(s.ctx)
-			if isFatal(err) {
-				s.fail(err)
-				return
-			}
-			if err != nil {
-				s.cfg.Logger.Error("log could not be loaded, trying again", "err", err)
-				refuse(s.take(), entry.ErrUnavailable)
-				retry = min(2*retry, reloadMax)
-				continue
-			}
-			retry = reloadFirst
-		}
-		requests := s.take()
-		err := state.round(s.ctx, requests)
+		requests, err := s.step(&state)
 		if err == nil {
+			retry = reloadFirst
 			continue
 		}
-		state = nil
-		s.metrics.unloads.Inc()
+		if state != nil {
+			state = nil
+			s.metrics.unloads.Inc()
+		}
 		for _, r := range requests {
 			refuse([]*request{r}, reasonFor(err, r))
 		}
@@ -67,8 +55,60 @@ func (s *Sequencer) run(state *loaded) {
 			return
 		}
 		s.cfg.Logger.Error("round failed, state dropped", "err", err)
+		retry = min(2*retry, reloadMax)
+		if errors.Is(err, errSuperseded) {
+			s.standBy()
+		}
 	}
 	s.stop(nil)
+}
+
+// step runs one round, on requests that it returns. A log that was not loaded is
+// loaded, and has to sign its tree anew before it takes work: if lock or storage
+// do not work, nothing is staged again and again to find that out.
+func (s *Sequencer) step(state **loaded) ([]*request, error) {
+	if *state == nil {
+		next, err := s.load(s.ctx)
+		if err == nil {
+			err = next.round(s.ctx, nil)
+		}
+		if err != nil {
+			return s.take(), err
+		}
+		*state = next
+		if !s.hasWork() {
+			return nil, nil
+		}
+	}
+	requests := s.take()
+	return requests, (*state).round(s.ctx, requests)
+}
+
+// standBy refuses work for as long as another sequencer keeps the log going.
+func (s *Sequencer) standBy() {
+	s.cfg.Logger.Warn("standing by while another sequencer writes to the log")
+	var last []byte
+	for {
+		held, err := s.lock.Load(s.ctx, s.cfg.LockID)
+		if err == nil && last != nil && bytes.Equal(held.Body, last) {
+			return // it has not signed for longer than it may
+		}
+		if err == nil {
+			last = held.Body
+		}
+		timer := time.NewTimer(2 * idleInterval)
+		for waiting := true; waiting; {
+			refuse(s.take(), entry.ErrUnavailable)
+			select {
+			case <-s.wake:
+			case <-timer.C:
+				waiting = false
+			case <-s.closing:
+				timer.Stop()
+				return
+			}
+		}
+	}
 }
 
 // reasonFor is what the waiters of a request are told of a failed round. Only
@@ -94,7 +134,8 @@ func (s *Sequencer) fail(err error) {
 // await blocks until the next round is due: a period after the last began if
 // there is work, the idle interval if there is none, the retry time if the log
 // is not loaded. It reports false when the sequencer closes and has no work.
-func (s *Sequencer) await(began time.Time, isLoaded bool, retry time.Duration) bool {
+func (s *Sequencer) await(began time.Time, state *loaded, retry time.Duration) bool {
+	isLoaded := state != nil
 	for {
 		work := s.hasWork()
 		select {
@@ -105,14 +146,15 @@ func (s *Sequencer) await(began time.Time, isLoaded bool, retry time.Duration) b
 			}
 		default:
 		}
-		wait := idleInterval
+		var wait time.Duration
 		switch {
 		case !isLoaded:
-			wait = retry
+			wait = retry - time.Since(began)
 		case work:
-			wait = s.cfg.Period
+			wait = s.cfg.Period - time.Since(began)
+		default:
+			wait = idleInterval - time.Since(state.signed)
 		}
-		wait -= time.Since(began)
 		if wait <= 0 {
 			return true
 		}

@@ -20,14 +20,14 @@ type metrics struct {
 	stopped   prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+func newMetrics() *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
 	gauge := func(name, help string) prometheus.Gauge {
 		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
 	}
-	m := &metrics{
+	return &metrics{
 		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kiln_sequencer_rounds_total", Help: "Rounds by result: grown, idle, failed.",
 		}, []string{"result"}),
@@ -45,16 +45,34 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		refused:   counter("kiln_sequencer_second_opinion_failures_total", "Rounds that were stopped before signing because their bytes did not verify."),
 		stopped:   gauge("kiln_sequencer_stopped", "1 when the log has stopped for good."),
 	}
-	if reg == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{
+}
+
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{
 		m.rounds, m.entries, m.repeated, m.duration, m.queued, m.treeSize,
 		m.timestamp, m.loads, m.unloads, m.refused, m.stopped,
-	} {
+	}
+}
+
+// register exports the metrics, unless reg is nil.
+func (m *metrics) register(reg prometheus.Registerer) error {
+	if reg == nil {
+		return nil
+	}
+	for _, c := range m.all() {
 		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("register sequencer metrics: %w", err)
+			return fmt.Errorf("register sequencer metrics: %w", err)
 		}
 	}
-	return m, nil
+	return nil
+}
+
+// unregister makes room for another sequencer of the log in the process.
+func (m *metrics) unregister(reg prometheus.Registerer) {
+	if reg == nil {
+		return
+	}
+	for _, c := range m.all() {
+		reg.Unregister(c)
+	}
 }

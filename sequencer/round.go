@@ -25,6 +25,11 @@ const (
 	tries     = 5
 	firstWait = 20 * time.Millisecond
 
+	// How far the clock may be behind for a moment: in a round, and when a log
+	// is loaded that another machine, with another clock, wrote last.
+	clockPatience = 20 * time.Millisecond
+	loadPatience  = time.Second
+
 	checkpointPath = "checkpoint"
 )
 
@@ -39,7 +44,7 @@ type loaded struct {
 	head   checkpoint.Checkpoint // what held says
 	edge   *tiles.Edge           // of head.Tree
 	recent *recent
-	spent  string // bundle of the last round, no longer needed
+	signed time.Time // when the last round ended, by the monotonic clock
 }
 
 // round is one commit, in the order that the design demands. Without requests
@@ -51,7 +56,7 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	if err != nil {
 		return err
 	}
-	if len(requests) > 0 && len(p.entries) == 0 {
+	if len(requests) > 0 && len(p.entries) == 0 && time.Since(l.signed) < idleInterval {
 		l.answer(p, 0) // every entry has its place already, and it is published
 		return nil
 	}
@@ -60,7 +65,7 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 			l.s.metrics.rounds.WithLabelValues("failed").Inc()
 		}
 	}()
-	timestamp, err := l.s.timestampAfter(l.head.TimestampMillis)
+	timestamp, err := l.s.timestampAfter(l.head.TimestampMillis, clockPatience)
 	if err != nil {
 		return err
 	}
@@ -95,16 +100,17 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	if err := l.s.publishCheckpoint(ctx, raw, next.head); err != nil {
 		return err
 	}
-	l.dropSpent(ctx)
 	l.finish(&next, p, began)
+	l.s.dropStaged(ctx, l.head.Tree)
 	return nil
 }
 
-// timestampAfter reads the clock, which must be past the last timestamp. In the
-// very same millisecond it waits for the next; before it, it gives up the log.
-func (s *Sequencer) timestampAfter(last int64) (int64, error) {
+// timestampAfter reads the clock, which must be past the last timestamp. If that
+// is a matter of a moment (the very same millisecond, a clock that is slewed) it
+// waits; otherwise it gives up the log.
+func (s *Sequencer) timestampAfter(last int64, patience time.Duration) (int64, error) {
 	now := s.cfg.Now().UnixMilli()
-	if now == last {
+	for began := time.Now(); now <= last && last-now <= patience.Milliseconds() && time.Since(began) < 2*patience; {
 		time.Sleep(time.Millisecond)
 		now = s.cfg.Now().UnixMilli()
 	}
@@ -130,12 +136,17 @@ func (l *loaded) plan(requests []*request) (*plan, error) {
 	offsets := make(map[entry.Key]int64)
 	for _, r := range requests {
 		for _, e := range r.entries {
-			if pl, ok := l.recent.get(e.Key()); ok {
+			pl, known := l.recent.get(e.Key())
+			off, ok := offsets[e.Key()]
+			if (known || ok) && !e.Intact() {
+				// The second opinion sees only what is stored.
+				return nil, fmt.Errorf("entry %x: %w", e.Key(), entry.ErrDamaged)
+			}
+			if known {
 				p.placements, p.fresh = append(p.placements, pl), append(p.fresh, false)
 				l.s.metrics.repeated.Inc()
 				continue
 			}
-			off, ok := offsets[e.Key()]
 			if !ok {
 				off = int64(len(p.entries))
 				offsets[e.Key()] = off
@@ -180,6 +191,7 @@ func (l *loaded) build(next *loaded, entries []*entry.Pending, timestamp int64) 
 func (l *loaded) stage(ctx context.Context, tree tlog.Tree, bundle []byte) error {
 	defer l.s.time("stage")()
 	o := storage.Object{Path: tiles.BundlePath(tree), Body: bundle, ContentType: "application/octet-stream", CacheControl: "no-store"}
+	l.s.staged = append(l.s.staged, o.Path)
 	if err := l.s.create(ctx, o); err != nil {
 		return fmt.Errorf("stage: %w", err)
 	}
@@ -198,12 +210,12 @@ func (l *loaded) commit(ctx context.Context, raw []byte) (lock.Held, error) {
 		if try > 0 && !pause(ctx, try) {
 			break
 		}
-		held, err := cfg.Lock.Replace(ctx, l.held, raw)
+		held, err := l.s.lock.Replace(ctx, l.held, raw)
 		if err == nil {
 			return held, nil
 		}
 		last = err
-		cur, err := cfg.Lock.Load(ctx, cfg.LockID)
+		cur, err := l.s.lock.Load(ctx, cfg.LockID)
 		switch {
 		case err != nil:
 			last = fmt.Errorf("%w (and reading the cell: %w)", last, err)
@@ -244,7 +256,7 @@ func (s *Sequencer) create(ctx context.Context, o storage.Object) error {
 		if try > 0 && !pause(ctx, try) {
 			break
 		}
-		if err = s.cfg.Bucket.Create(ctx, o); err == nil || errors.Is(err, storage.ErrDifferent) {
+		if err = s.bucket.Create(ctx, o); err == nil || errors.Is(err, storage.ErrDifferent) {
 			return err
 		}
 	}
@@ -264,7 +276,7 @@ func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c checkpo
 		if err != nil {
 			return nil, fatalf("the published checkpoint is not one of this log: %w", err)
 		}
-		if !c.Newer(old) {
+		if old != c && !c.Newer(old) {
 			return nil, errSuperseded
 		}
 		return raw, nil
@@ -274,7 +286,7 @@ func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c checkpo
 		if try > 0 && !pause(ctx, try) {
 			break
 		}
-		if err = s.cfg.Bucket.Update(ctx, o, fence); err == nil {
+		if err = s.bucket.Update(ctx, o, fence); err == nil {
 			s.latest.Store(&c)
 			s.metrics.treeSize.Set(float64(c.Tree.N))
 			s.metrics.timestamp.Set(float64(c.TimestampMillis) / 1000)
@@ -287,14 +299,22 @@ func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c checkpo
 	return fmt.Errorf("publish checkpoint: %w", err)
 }
 
-// dropSpent removes the bundle of an earlier round. If that fails the bundle is
-// an orphan, which harms nothing.
-func (l *loaded) dropSpent(ctx context.Context) {
-	if l.spent == "" {
-		return
-	}
-	if err := l.s.cfg.Bucket.Delete(ctx, l.spent); err != nil {
-		l.s.cfg.Logger.Warn("staging bundle was not removed", "path", l.spent, "err", err)
+// dropStaged removes the bundles of earlier rounds, finished or failed. That a
+// later round was committed makes them useless: what was committed of them is
+// published, and what was not never can be, since the lock has moved on. The
+// newest stays. If a removal fails the bundle is an orphan, which harms nothing.
+func (s *Sequencer) dropStaged(ctx context.Context, head tlog.Tree) {
+	newest := tiles.BundlePath(head)
+	rest := s.staged
+	s.staged = nil
+	for _, path := range rest {
+		if path == newest {
+			s.staged = []string{path}
+			continue
+		}
+		if err := s.bucket.Delete(ctx, path); err != nil {
+			s.cfg.Logger.Warn("staging bundle was not removed", "path", path, "err", err)
+		}
 	}
 }
 
@@ -305,10 +325,9 @@ func (l *loaded) finish(next *loaded, p *plan, began time.Time) {
 	for i, e := range p.entries {
 		l.recent.add(e.Key(), entry.Placement{Index: old + int64(i), TimestampMillis: timestamp})
 	}
-	next.spent = ""
+	next.signed = time.Now()
 	result := "idle"
 	if len(p.entries) > 0 {
-		next.spent = tiles.BundlePath(next.head.Tree)
 		result = "grown"
 	}
 	*l = *next

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,6 +95,10 @@ type Sequencer struct {
 	cfg     Config
 	signer  *checkpoint.Signer
 	metrics *metrics
+	bucket  storage.Bucket // cfg.Bucket, with time limits
+	lock    lock.Store     // cfg.Lock, with time limits
+
+	staged []string // bundles that may be left over; of the loop, or of Open before
 
 	latest atomic.Pointer[checkpoint.Checkpoint] // newest published
 
@@ -140,12 +145,9 @@ func Open(ctx context.Context, cfg Config) (*Sequencer, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registerer)
-	if err != nil {
-		return nil, err
-	}
 	s := &Sequencer{
-		cfg: cfg, signer: signer, metrics: m,
+		cfg: cfg, signer: signer, metrics: newMetrics(),
+		bucket: timedBucket{cfg.Bucket}, lock: timedLock{cfg.Lock},
 		wake: make(chan struct{}, 1), closing: make(chan struct{}),
 		finished: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -155,6 +157,9 @@ func Open(ctx context.Context, cfg Config) (*Sequencer, error) {
 	}
 	if err := state.round(ctx, nil); err != nil {
 		return nil, fmt.Errorf("open log %s: sign a fresh checkpoint: %w", cfg.Origin, err)
+	}
+	if err := s.metrics.register(cfg.Registerer); err != nil {
+		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	go s.run(state)
@@ -219,7 +224,8 @@ func (s *Sequencer) take() []*request {
 		}
 		n, entries, bytes = n+1, entries+len(r.entries), bytes+r.bytes
 	}
-	taken := s.queue[:n:n]
+	taken := slices.Clone(s.queue[:n])
+	clear(s.queue[:n]) // the array lives on, the entries need not
 	s.queue = s.queue[n:]
 	s.queueEntries -= entries
 	s.queueBytes -= bytes
@@ -254,6 +260,7 @@ func (s *Sequencer) Close() error {
 	<-s.finished
 	grace.Stop()
 	s.cancel()
+	s.metrics.unregister(s.cfg.Registerer)
 	return s.Err()
 }
 

@@ -64,8 +64,8 @@ func TestParsePathRefuses(t *testing.T) {
 		"tile/0/x004/x294/x967/296", "tile/data/x004/x294/x967/296", "tile/names/x004/x294/x967/296", "tile/0/x004/x294/x967/296.p/1",
 		"tile/1/x016/x777/216", "tile/2/x065/536", "tile/3/256", "tile/4/001", "tile/4/001.p/1", "tile/5/001.p/1", "tile/5/000", "tile/5/000.p/2",
 		"tile/6/000.p/1", "tile/63/000", "tile/1152921504606846976/000", "tile/9223372036854775807/000",
-		// Indexes over 64 bits, one of which wraps around to 0.
-		"tile/0/x009/x223/x372/x036/x854/x775/808", "tile/0/x018/x446/x744/x073/x709/x551/616", "tile/0/" + strings.Repeat("x999/", 20) + "999",
+		// An index that times 256 is 2^64, and indexes over 64 bits.
+		"tile/0/x072/x057/x594/x037/x927/936", "tile/0/x009/x223/x372/x036/x854/x775/808", "tile/0/x018/x446/x744/x073/x709/x551/616", "tile/0/" + strings.Repeat("x999/", 20) + "999",
 	} {
 		if got, err := ParsePath(path); err == nil {
 			t.Errorf("ParsePath(%q) = %+v, want an error", path, got)
