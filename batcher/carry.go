@@ -222,7 +222,16 @@ func (b *Batcher) finishChunk(flights []*flight, placements []entry.Placement) {
 // machine: the entry is in the log, and its client can ask again.
 func (b *Batcher) sign(p *entry.Pending, pl entry.Placement) (entry.SCT, error) {
 	message := p.AppendMerkleTreeLeaf(make([]byte, 0, p.Size()), pl)
-	signature, err := b.cfg.Signer.Sign(message)
+	// Nothing has looked at these bytes since the tree was proved: a bit that
+	// flipped would give a sound SCT for an entry that is in no tree.
+	key, err := entry.SCTInputKey(message)
+	if err == nil && key != p.Key() {
+		err = entry.ErrDamaged
+	}
+	var signature []byte
+	if err == nil {
+		signature, err = b.cfg.Signer.Sign(message)
+	}
 	if err != nil {
 		b.metrics.signFailures.Inc()
 		b.cfg.Logger.Error("SCT was not signed", "leaf_index", pl.Index, "err", err)

@@ -393,3 +393,22 @@ func TestCloseIsBounded(t *testing.T) {
 		})
 	}
 }
+
+// A bit that flips after the entry was placed: its bytes must not be signed.
+func TestDamagedAfterPlacement(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t, Config{}, nil)
+		r.seq.hook = func(_ context.Context, _ int, batch []*entry.Pending) ([]entry.Placement, error) {
+			placements := r.seq.commit(batch)
+			batch[0].Certificate()[0] ^= 1
+			return placements, nil
+		}
+		if got := <-r.add(t.Context(), x509(1)); !errors.Is(got.err, entry.ErrUnavailable) {
+			t.Errorf("Add: %+v", got)
+		}
+		if n := r.signer.signed(); n != 0 {
+			t.Errorf("%d SCTs were signed", n)
+		}
+		r.mustClose(t)
+	})
+}
