@@ -117,7 +117,10 @@ func TestHalfYearOf(t *testing.T) {
 		at     time.Time
 		suffix string
 	}{
-		{july, "2026h2"}, {july.Add(-1), "2026h1"}, {january.Add(-1), "2026h2"}, {january, "2027h1"},
+		{july, "2026h2"},
+		{july.Add(-1), "2026h1"},
+		{january.Add(-1), "2026h2"},
+		{january, "2027h1"},
 		{january.In(time.FixedZone("", -3600)), "2027h1"},
 	} {
 		h := HalfYearOf(test.at)

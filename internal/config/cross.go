@@ -132,8 +132,11 @@ func usesOf(logs []Log) []use {
 	var list []use
 	for i, l := range logs {
 		for _, u := range []use{
-			{i, "key_file", l.KeyFile, false}, {i, "roots_file", l.RootsFile, true}, {i, "storage", l.Storage, false},
-			{i, "lock", l.Lock, true}, {i, "dedup", l.Dedup, false},
+			{i, "key_file", l.KeyFile, false},
+			{i, "roots_file", l.RootsFile, true},
+			{i, "storage", l.Storage, false},
+			{i, "lock", l.Lock, true},
+			{i, "dedup", l.Dedup, false},
 		} {
 			if u.path != "" {
 				list = append(list, u)

@@ -72,8 +72,10 @@ func (l *faultList) err() error {
 	}
 	sort.SliceStable(l.list, func(i, j int) bool { return l.list[i].Line < l.list[j].Line })
 	if l.extra > 0 {
-		return append(l.list[:len(l.list):len(l.list)], Fault{File: l.file,
-			What: fmt.Sprintf("%d more faults are not shown", l.extra), Want: "correct these first"})
+		return append(l.list[:len(l.list):len(l.list)], Fault{
+			File: l.file,
+			What: fmt.Sprintf("%d more faults are not shown", l.extra), Want: "correct these first",
+		})
 	}
 	return l.list
 }

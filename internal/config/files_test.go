@@ -99,20 +99,28 @@ func TestFileFaults(t *testing.T) {
 		spoil func(t *testing.T, dir string)
 		want  string // DIR stands for the directory
 	}{
-		"no key": {func(t *testing.T, dir string) { remove(t, dir, "keys/example2026h2.pem") },
-			"8: logs[0].key_file: DIR/keys/example2026h2.pem does not exist" + keyWant},
+		"no key": {
+			func(t *testing.T, dir string) { remove(t, dir, "keys/example2026h2.pem") },
+			"8: logs[0].key_file: DIR/keys/example2026h2.pem does not exist" + keyWant,
+		},
 		"directory as key": {func(t *testing.T, dir string) {
 			remove(t, dir, "keys/example2026h2.pem")
 			if err := os.Mkdir(filepath.Join(dir, "keys/example2026h2.pem"), 0o700); err != nil {
 				t.Fatal(err)
 			}
 		}, "8: logs[0].key_file: DIR/keys/example2026h2.pem is no regular file" + keyWant},
-		"empty key": {func(t *testing.T, dir string) { put(t, dir, "keys/example2026h2.pem", nil) },
-			"8: logs[0].key_file: DIR/keys/example2026h2.pem holds no private key" + keyWant},
-		"P-384": {func(t *testing.T, dir string) { put(t, dir, "keys/example2026h2.pem", ecKey(t, elliptic.P384())) },
-			"8: logs[0].key_file: DIR/keys/example2026h2.pem holds a key of another kind" + keyWant},
-		"Ed25519": {func(t *testing.T, dir string) { put(t, dir, "keys/example2026h2.pem", pkcs8(t, edwards)) },
-			"8: logs[0].key_file: DIR/keys/example2026h2.pem holds a key of another kind" + keyWant},
+		"empty key": {
+			func(t *testing.T, dir string) { put(t, dir, "keys/example2026h2.pem", nil) },
+			"8: logs[0].key_file: DIR/keys/example2026h2.pem holds no private key" + keyWant,
+		},
+		"P-384": {
+			func(t *testing.T, dir string) { put(t, dir, "keys/example2026h2.pem", ecKey(t, elliptic.P384())) },
+			"8: logs[0].key_file: DIR/keys/example2026h2.pem holds a key of another kind" + keyWant,
+		},
+		"Ed25519": {
+			func(t *testing.T, dir string) { put(t, dir, "keys/example2026h2.pem", pkcs8(t, edwards)) },
+			"8: logs[0].key_file: DIR/keys/example2026h2.pem holds a key of another kind" + keyWant,
+		},
 		"two keys": {func(t *testing.T, dir string) {
 			put(t, dir, "keys/example2026h2.pem", append(ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256())...))
 		}, "8: logs[0].key_file: DIR/keys/example2026h2.pem holds more than one PEM block" + keyWant},
@@ -126,15 +134,23 @@ func TestFileFaults(t *testing.T) {
 			put(t, dir, "keys/example2026h2.pem", key)
 			put(t, dir, "keys/example2027h1.pem", key)
 		}, "17: logs[1].key_file: DIR/keys/example2027h1.pem holds the key of logs[0] too (line 8); want a key of its own: two logs may not share a log ID"},
-		"no roots": {func(t *testing.T, dir string) { put(t, dir, "roots.pem", []byte("\x30\x00")) },
-			"9: logs[0].roots_file: DIR/roots.pem holds no certificate" + rootsWant + "\n18: logs[1].roots_file: DIR/roots.pem holds no certificate" + rootsWant},
+		"no roots": {
+			func(t *testing.T, dir string) { put(t, dir, "roots.pem", []byte("\x30\x00")) },
+			"9: logs[0].roots_file: DIR/roots.pem holds no certificate" + rootsWant + "\n18: logs[1].roots_file: DIR/roots.pem holds no certificate" + rootsWant,
+		},
 		"no roots yet": {func(t *testing.T, dir string) { put(t, dir, "roots.pem", []byte("# none yet\n\n")) }, ""},
-		"key as roots": {func(t *testing.T, dir string) { put(t, dir, "roots.pem", ecKey(t, elliptic.P256())) },
-			`9: logs[0].roots_file: DIR/roots.pem: block 1 is "PRIVATE KEY"` + rootsWant + "\n" + `18: logs[1].roots_file: DIR/roots.pem: block 1 is "PRIVATE KEY"` + rootsWant},
-		"no storage": {func(t *testing.T, dir string) { remove(t, dir, "logs/example2026h2") },
-			"10: logs[0].storage: DIR/logs/example2026h2 does not exist" + logWant},
-		"no lock": {func(t *testing.T, dir string) { remove(t, dir, "lock.db") },
-			"11: logs[0].lock: DIR/lock.db does not exist" + logWant + "\n20: logs[1].lock: DIR/lock.db does not exist" + logWant},
+		"key as roots": {
+			func(t *testing.T, dir string) { put(t, dir, "roots.pem", ecKey(t, elliptic.P256())) },
+			`9: logs[0].roots_file: DIR/roots.pem: block 1 is "PRIVATE KEY"` + rootsWant + "\n" + `18: logs[1].roots_file: DIR/roots.pem: block 1 is "PRIVATE KEY"` + rootsWant,
+		},
+		"no storage": {
+			func(t *testing.T, dir string) { remove(t, dir, "logs/example2026h2") },
+			"10: logs[0].storage: DIR/logs/example2026h2 does not exist" + logWant,
+		},
+		"no lock": {
+			func(t *testing.T, dir string) { remove(t, dir, "lock.db") },
+			"11: logs[0].lock: DIR/lock.db does not exist" + logWant + "\n20: logs[1].lock: DIR/lock.db does not exist" + logWant,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -31,8 +31,10 @@ const maxName = 64
 
 func parseName(s string) (string, *problem) {
 	if len(s) > maxName || !nameForm.MatchString(s) {
-		return "", &problem{fmt.Sprintf("%q is no name", shorten(s)),
-			fmt.Sprintf(`want 1 to %d of a-z 0-9 - _, such as example2026h2`, maxName)}
+		return "", &problem{
+			fmt.Sprintf("%q is no name", shorten(s)),
+			fmt.Sprintf(`want 1 to %d of a-z 0-9 - _, such as example2026h2`, maxName),
+		}
 	}
 	return s, nil
 }

@@ -91,22 +91,36 @@ func TestRefusals(t *testing.T) {
 		"roots are junk": {func(t *testing.T, r *rig) {
 			write(t, r.cfg.Logs[1].RootsFile, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 		}, []string{"log one", "roots.pem"}},
-		"storage missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Storage) },
-			[]string{"log two", "logs/two", "kiln init"}},
-		"checkpoint missing": {func(t *testing.T, r *rig) { remove(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
-			[]string{"log two", "logs/two", "checkpoint"}},
-		"checkpoint damaged": {func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
-			[]string{"log two", "logs/two", "checkpoint"}},
+		"storage missing": {
+			func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Storage) },
+			[]string{"log two", "logs/two", "kiln init"},
+		},
+		"checkpoint missing": {
+			func(t *testing.T, r *rig) { remove(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
+			[]string{"log two", "logs/two", "checkpoint"},
+		},
+		"checkpoint damaged": {
+			func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
+			[]string{"log two", "logs/two", "checkpoint"},
+		},
 		"lock missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Lock) }, []string{"log one", "lock.db", "bring back"}},
 		"lock damaged": {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].Lock, strings.Repeat("junk", 4096)) }, []string{"log one", "lock.db"}},
-		"hash tile damaged": {func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/0/000.p/1")) },
-			[]string{"log two", "logs/two", "tile/0/000.p/1"}},
-		"data tile damaged": {func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/data/000.p/1")) },
-			[]string{"log two", "logs/two", "tile/data/000.p/1"}},
-		"clock behind": {func(_ *testing.T, r *rig) { r.opts.Now = func() time.Time { return time.Now().Add(-time.Hour) } },
-			[]string{"log one", "clock"}},
-		"empty window": {func(_ *testing.T, r *rig) { r.cfg.Logs[1].NotAfterStart = r.cfg.Logs[1].NotAfterLimit },
-			[]string{"log two", "not_after_start"}},
+		"hash tile damaged": {
+			func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/0/000.p/1")) },
+			[]string{"log two", "logs/two", "tile/0/000.p/1"},
+		},
+		"data tile damaged": {
+			func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/data/000.p/1")) },
+			[]string{"log two", "logs/two", "tile/data/000.p/1"},
+		},
+		"clock behind": {
+			func(_ *testing.T, r *rig) { r.opts.Now = func() time.Time { return time.Now().Add(-time.Hour) } },
+			[]string{"log one", "clock"},
+		},
+		"empty window": {
+			func(_ *testing.T, r *rig) { r.cfg.Logs[1].NotAfterStart = r.cfg.Logs[1].NotAfterLimit },
+			[]string{"log two", "not_after_start"},
+		},
 		"public port taken": {func(_ *testing.T, r *rig) { r.cfg.Listen = taken.Addr().String() }, []string{taken.Addr().String(), "listen"}},
 		"admin port taken":  {func(_ *testing.T, r *rig) { r.cfg.Admin = taken.Addr().String() }, []string{taken.Addr().String(), "admin"}},
 		"same URL":          {func(_ *testing.T, r *rig) { r.cfg.Logs[1].MonitoringURL = r.cfg.Logs[0].MonitoringURL }, []string{"one", "two", "URL"}},
