@@ -1,0 +1,57 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestInterrupts sends signals to the test itself, so it runs alone.
+func TestInterrupts(t *testing.T) {
+	i := followInterrupts(t.Context())
+	defer i.close()
+	want := errors.New("a result")
+	if err := i.run(func() error { return want }); err != want {
+		t.Errorf("without a signal, run returned %v", err)
+	}
+	if i.asked() || i.ctx.Err() != nil {
+		t.Fatal("interrupted without a signal")
+	}
+	raise := func() {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+	}
+	raise()
+	<-i.ctx.Done()
+	if !i.asked() {
+		t.Error("the context ended, but nobody asked")
+	}
+
+	// Sent again and again, the signal ends what would never end.
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-again.C:
+				raise()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	hang := make(chan struct{})
+	defer close(hang)
+	err := i.run(func() error { <-hang; return nil })
+	close(stop)
+	<-stopped
+	if err == nil || !strings.Contains(err.Error(), "stopped before everything was drained") {
+		t.Errorf("after the second signal, run returned %v", err)
+	}
+}
