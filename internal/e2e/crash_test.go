@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"sync"
 	"syscall"
 	"testing"
@@ -34,12 +35,12 @@ func TestKill(t *testing.T) {
 
 	address := freeAddress(t)
 	log := testlogs.New(t, testlogs.Options{Listen: address})
-	url := "http://" + address + "/" + log.Conf.Name + "/"
-	l := &load{log: log, client: log.ClientAt(url)}
-	log.Auditor().SetURL(url)
+	prefix := "http://" + address + "/" + log.Conf.Name + "/"
+	l := &load{log: log, client: log.ClientAt(prefix)}
+	log.Auditor().SetURL(prefix)
 
 	p := serve(t, log)
-	if err := p.ready(ctx, url); err != nil {
+	if err := p.ready(ctx, prefix); err != nil {
 		t.Fatal(err)
 	}
 	running, stop := context.WithCancel(ctx)
@@ -60,12 +61,12 @@ func TestKill(t *testing.T) {
 		p.kill()
 		p = serve(t, log)
 		if n%3 > 0 { // every third one may be killed before it has recovered
-			if err := p.ready(ctx, url); err != nil {
+			if err := p.ready(ctx, prefix); err != nil {
 				t.Fatalf("after kill %d: %v", n+1, err)
 			}
 		}
 	}
-	if err := p.ready(ctx, url); err != nil {
+	if err := p.ready(ctx, prefix); err != nil {
 		t.Fatalf("after the last kill: %v", err)
 	}
 	stop()
@@ -161,11 +162,12 @@ func pause(ctx context.Context) {
 	}
 }
 
-// isCut reports whether an error only says that the process was gone or going.
+// isCut reports whether an error only says that the process was gone or going:
+// there was no answer, or not all of it.
 func isCut(err error) bool {
+	var transport *url.Error
 	var network *net.OpError
-	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.As(err, &transport) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // finish submits again what was never answered, and fails on whatever the
