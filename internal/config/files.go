@@ -148,8 +148,11 @@ func checkRoots(path string) *problem {
 }
 
 // NoRoots reports whether the content of a roots file is nothing but comments:
-// the statement that the log accepts nothing as yet.
+// the statement that the log accepts nothing as yet. An empty file states nothing.
 func NoRoots(data []byte) bool {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return false
+	}
 	for line := range bytes.Lines(data) {
 		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
 			return false

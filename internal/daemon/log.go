@@ -17,14 +17,12 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"kiln/batcher"
-	"kiln/checkpoint"
 	"kiln/dedup"
 	"kiln/entry"
 	"kiln/frontend"
 	"kiln/internal/chain"
 	"kiln/internal/config"
 	"kiln/internal/logkey"
-	"kiln/lock"
 	"kiln/lock/sqlite"
 	"kiln/reader"
 	"kiln/sequencer"
@@ -130,7 +128,7 @@ func (l *runningLog) openSequencer(ctx context.Context) (err error) {
 		Now: l.now, Logger: l.log, Registerer: l.reg,
 	})
 	if err != nil {
-		return l.explain(ctx, err)
+		return fmt.Errorf("%w (storage %s, lock %s, key_file %s)", err, l.conf.Storage, l.conf.Lock, l.conf.KeyFile)
 	}
 	l.onClose(func() error {
 		err := l.sequencer.Close()
@@ -143,23 +141,6 @@ func (l *runningLog) openSequencer(ctx context.Context) (err error) {
 	l.metrics = newLogMetrics(l.reg, func() float64 { return l.age(l.now()).Seconds() })
 	l.metrics.up.Set(1)
 	return nil
-}
-
-// explain names the files behind a refusal to open the log. The cells of the
-// lock are named by key, so that another key finds none: whether that is the
-// fault, the published checkpoint tells.
-func (l *runningLog) explain(ctx context.Context, err error) error {
-	if errors.Is(err, lock.ErrNotFound) {
-		raw, getErr := l.bucket.Get(ctx, checkpointPath)
-		verifier, makeErr := checkpoint.NewVerifier(l.conf.Origin, l.key.SPKI())
-		if getErr == nil && makeErr == nil {
-			if _, openErr := verifier.Open(raw); openErr != nil {
-				return fmt.Errorf("key_file %s or origin %s is not of the log in storage %s, whose checkpoint it does not verify (%w): "+
-					"bring back the log's own", l.conf.KeyFile, l.conf.Origin, l.conf.Storage, openErr)
-			}
-		}
-	}
-	return fmt.Errorf("%w (storage %s, lock %s, key_file %s)", err, l.conf.Storage, l.conf.Lock, l.conf.KeyFile)
 }
 
 // openDedup opens the long-term cache and catches it up from the tiles. A cache

@@ -85,7 +85,7 @@ func TestRefusals(t *testing.T) {
 		"no logs":       {func(_ *testing.T, r *rig) { r.cfg.Logs = nil }, []string{"kiln.yaml", "no logs"}},
 		"key missing":   {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].KeyFile) }, []string{"log two", "two.pem"}},
 		"key is junk":   {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].KeyFile, "junk") }, []string{"log two", "two.pem"}},
-		"another key":   {anotherKey, []string{"log two", "two.pem", "is not of the log in storage"}},
+		"another key":   {anotherKey, []string{"log two", "two.pem", "was not signed by this log", "logs/two"}},
 		"roots missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].RootsFile) }, []string{"log one", "roots.pem"}},
 		"roots empty":   {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].RootsFile, "") }, []string{"log one", "roots.pem", "at least one"}},
 		"roots are junk": {func(t *testing.T, r *rig) {

@@ -139,12 +139,6 @@ func (r *rig) stop() {
 	}
 }
 
-func (r *rig) restart() {
-	r.t.Helper()
-	r.stop()
-	r.start()
-}
-
 func (r *rig) info(i int) daemon.LogInfo {
 	r.t.Helper()
 	infos, err := daemon.Metadata(r.cfg)
