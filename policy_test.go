@@ -267,6 +267,32 @@ func TestCommandsInDocs(t *testing.T) {
 	}
 }
 
+// TestRefusalsInDocs checks that what docs/operating.md quotes from errors, in
+// italics in the first column of its table, is what the source says.
+func TestRefusalsInDocs(t *testing.T) {
+	t.Parallel()
+	var source strings.Builder
+	sources(t, false, parser.SkipObjectResolution, func(_, _ string, file *ast.File) {
+		stringLiterals(t, file, func(s string) { source.WriteString(s + "\n") })
+	})
+	quotes := 0
+	for line := range strings.Lines(readFile(t, "docs/operating.md")) {
+		if !strings.HasPrefix(line, "| ") {
+			continue
+		}
+		cell, _, _ := strings.Cut(line[2:], " | ")
+		for _, m := range regexp.MustCompile(`\*([^*]+)\*`).FindAllStringSubmatch(cell, -1) {
+			quotes++
+			if !strings.Contains(source.String(), m[1]) {
+				t.Errorf("docs/operating.md quotes %q, which no error says", m[1])
+			}
+		}
+	}
+	if quotes < 10 {
+		t.Errorf("only %d quotes were found", quotes)
+	}
+}
+
 // TestLinks checks that relative links between the documents lead somewhere.
 func TestLinks(t *testing.T) {
 	t.Parallel()
