@@ -180,7 +180,9 @@ func (o devOptions) addShards(cfg *config.Config, shards []testlogs.Shard) error
 		if err != nil {
 			return err
 		}
-		cfg.Logs = append(cfg.Logs, config.NewLog(name, prefix, o.dir, next.Start, next.Limit))
+		l := config.NewLog(name, prefix, o.dir, next.Start, next.Limit)
+		l.IntendedUse = config.UseTest
+		cfg.Logs = append(cfg.Logs, l)
 	}
 	return nil
 }

@@ -17,6 +17,12 @@ import (
 	"time"
 )
 
+// The intended uses of a log.
+const (
+	UseProduction = "production"
+	UseTest       = "test"
+)
+
 // Defaults of the options that may be left out.
 const (
 	DefaultListen         = "127.0.0.1:6962"
@@ -153,6 +159,9 @@ type Log struct {
 	// Grease adds signature lines that no key verifies to each checkpoint (CKP-17).
 	// Default true.
 	Grease bool
+	// IntendedUse is what log.v3.json says of the log: UseProduction (default)
+	// or UseTest.
+	IntendedUse string
 	// ReadOnly refuses submissions with 410 and goes on serving the tree
 	// (SUB-39). Default false.
 	ReadOnly bool

@@ -31,8 +31,8 @@ func TestTemplate(t *testing.T) {
 	}
 	option := regexp.MustCompile(`(?m)^( *)# ([a-z_]+: [^ ]+|logging: .*)$`)
 	opened := option.ReplaceAllString(shown, "$1$2")
-	if n := len(option.FindAllString(shown, -1)); n != 12 {
-		t.Errorf("template shows %d options as comments, want 12:\n%s", n, opened)
+	if n := len(option.FindAllString(shown, -1)); n != 13 {
+		t.Errorf("template shows %d options as comments, want 13:\n%s", n, opened)
 	}
 	got, err := Parse("template", []byte(opened), "/")
 	if err != nil {
@@ -57,7 +57,7 @@ func TestRenderAll(t *testing.T) {
 		NotAfterStart: july, NotAfterLimit: january,
 		KeyFile: "/elsewhere/key: 1", RootsFile: "/d/it's \"ours\"", Storage: "/d/true", Lock: "/d/1", Dedup: "/d/ü #x",
 		Period: 1500 * time.Millisecond, Batchers: 7, MaxInFlight: 8, ReadRate: 9,
-		RequireServerAuth: true, Names: true, Grease: false, ReadOnly: true,
+		RequireServerAuth: true, Names: true, Grease: false, ReadOnly: true, IntendedUse: UseTest,
 	}
 	quiet := l
 	quiet.Name, quiet.Series, quiet.SubmissionURL, quiet.Origin = "c3", "7", "https://c.example/", "c.example"

@@ -98,6 +98,7 @@ func TestFaults(t *testing.T) {
 		"number as text":     {edit("name: example2026h2", "name: 2026"), "4: logs[0].name: is the number 2026; want text: put it in quotes"},
 		"empty value":        {edit("lock: lock.db", "lock:"), "11: logs[0].lock: is empty; want a path"},
 		"yes as bool":        {good + "    grease: yes\n", `13: logs[0].grease: is "yes"; want true or false`},
+		"unknown use":        {good + "    intended_use: fun\n", `13: logs[0].intended_use: "fun" is no intended use; want production or test`},
 		"text as number":     {good + "    batchers: \"4\"\n", `13: logs[0].batchers: is "4"; want a whole number`},
 		"number out":         {good + "    batchers: 65\n", "13: logs[0].batchers: 65 is out of range; want a whole number from 1 to 64"},
 		"period bare":        {good + "    period: 100\n", "13: logs[0].period: is the number 100; " + periodWant},

@@ -223,7 +223,7 @@ func (r *reader) logs(s *section, c *Config) {
 
 // log reads one log.
 func (r *reader) log(n *yaml.Node, path, dir string) Log {
-	l := Log{Period: DefaultPeriod, Batchers: DefaultBatchers, MaxInFlight: DefaultMaxInFlight, Grease: true}
+	l := Log{Period: DefaultPeriod, Batchers: DefaultBatchers, MaxInFlight: DefaultMaxInFlight, Grease: true, IntendedUse: UseProduction}
 	s := r.section(n, path)
 	if s == nil {
 		return l
@@ -261,6 +261,7 @@ func (r *reader) log(n *yaml.Node, path, dir string) Log {
 	read(s, "require_server_auth", &l.RequireServerAuth, parseBool, isBool...)
 	read(s, "names_tiles", &l.Names, parseBool, isBool...)
 	read(s, "grease", &l.Grease, parseBool, isBool...)
+	read(s, "intended_use", &l.IntendedUse, parseUse, isText...)
 	read(s, "read_only", &l.ReadOnly, parseBool, isBool...)
 	s.done()
 	return l

@@ -153,6 +153,8 @@ func (w *renderer) log(l *Log) {
 	w.option(in, "names_tiles", l.Names, false)
 	w.note(in, "Checkpoints carry signature lines that no key verifies, to keep clients honest.")
 	w.option(in, "grease", l.Grease, true)
+	w.note(in, "What log.v3.json says of the log: production or test.")
+	w.option(in, "intended_use", l.IntendedUse, UseProduction)
 	w.note(in, "Refuse submissions with 410 and go on serving the tree.")
 	w.option(in, "read_only", l.ReadOnly, false)
 }
@@ -218,5 +220,6 @@ func NewLog(name, prefix, dir string, notAfterStart, notAfterLimit time.Time) Lo
 		Lock:      filepath.Join(dir, "lock.db"),
 		Dedup:     filepath.Join(dir, "dedup", name+".db"),
 		Period:    DefaultPeriod, Batchers: DefaultBatchers, MaxInFlight: DefaultMaxInFlight, Grease: true,
+		IntendedUse: UseProduction,
 	}
 }

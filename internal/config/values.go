@@ -105,6 +105,14 @@ func parseLevel(s string) (slog.Level, *problem) {
 	return 0, &problem{fmt.Sprintf("%q is no level", shorten(s)), "want debug, info, warn or error"}
 }
 
+// parseUse reads an intended use.
+func parseUse(s string) (string, *problem) {
+	if s != UseProduction && s != UseTest {
+		return "", &problem{fmt.Sprintf("%q is no intended use", shorten(s)), "want production or test"}
+	}
+	return s, nil
+}
+
 func parseFormat(s string) (string, *problem) {
 	if s != "text" && s != "json" {
 		return "", &problem{fmt.Sprintf("%q is no format", shorten(s)), "want text or json"}

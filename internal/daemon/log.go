@@ -282,7 +282,8 @@ func (l *runningLog) openReader(context.Context) error {
 			Name: l.conf.Name, Origin: l.conf.Origin, SPKI: l.key.SPKI(), LogID: l.key.LogID(),
 			SubmissionURL: l.conf.SubmissionURL, MonitoringURL: l.conf.MonitoringURL,
 			NotAfterStart: l.conf.NotAfterStart, NotAfterLimit: l.conf.NotAfterLimit,
-			TLSOnly: l.conf.RequireServerAuth, ReadOnlyAfter: l.readOnlyAfter, Version: l.version,
+			TLSOnly: l.conf.RequireServerAuth, IntendedUse: l.conf.IntendedUse,
+			ActiveSince: l.activeSince(), ReadOnlyAfter: l.readOnlyAfter, Version: l.version,
 		},
 		ClientRate: float64(l.conf.ReadRate),
 		Now:        l.now, Logger: l.log, Registerer: l.reg,
@@ -292,6 +293,15 @@ func (l *runningLog) openReader(context.Context) error {
 	}
 	l.reader = r
 	return nil
+}
+
+// activeSince is when the log was made: its key is the first thing it has.
+func (l *runningLog) activeSince() time.Time {
+	info, err := os.Stat(l.conf.KeyFile)
+	if err != nil {
+		return l.now() // the key was read a moment ago; nothing hangs on this
+	}
+	return info.ModTime()
 }
 
 // confirm says whether the log holds the entry at a placement: what a cache
