@@ -126,7 +126,7 @@ func (l *Log) config(dir string) *config.Config {
 		KeyFile: filepath.Join(dir, "keys", "log.pem"), RootsFile: filepath.Join(dir, "roots.pem"),
 		Storage: filepath.Join(dir, "log"), Lock: filepath.Join(dir, "lock.db"), Dedup: filepath.Join(dir, "dedup.db"),
 		Period: 20 * time.Millisecond, Batchers: config.DefaultBatchers, MaxInFlight: config.DefaultMaxInFlight,
-		Grease: true,
+		Grease: true, IntendedUse: config.UseTest,
 	}
 	if !o.NotAfterStart.IsZero() {
 		conf.NotAfterStart = o.NotAfterStart
