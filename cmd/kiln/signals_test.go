@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"kiln/internal/config"
+	"kiln/internal/daemon"
 )
 
 // TestInterrupts sends signals to the test itself, so it runs alone.
@@ -53,5 +57,36 @@ func TestInterrupts(t *testing.T) {
 	<-stopped
 	if err == nil || !strings.Contains(err.Error(), "stopped before everything was drained") {
 		t.Errorf("after the second signal, run returned %v", err)
+	}
+}
+
+// TestServeInterruptedAtWork has the signal come while kiln dev submits its
+// samples: that it cannot go on is no failure.
+func TestServeInterruptedAtWork(t *testing.T) {
+	e, _ := testEnv()
+	dir := t.TempDir()
+	if err := initLog(t.Context(), e, dir, testArgs()); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(dir + "/" + configName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Listen, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0"
+	err = serve(t.Context(), e, cfg, func(ctx context.Context, _ *env, _ *config.Config, _ *daemon.Daemon) error {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	if err != nil {
+		t.Errorf("serve returned %v", err)
+	}
+
+	broken := errors.New("broken")
+	err = serve(t.Context(), e, cfg, func(context.Context, *env, *config.Config, *daemon.Daemon) error { return broken })
+	if !errors.Is(err, broken) {
+		t.Errorf("serve returned %v, want what it was told", err)
 	}
 }

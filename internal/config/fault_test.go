@@ -129,6 +129,8 @@ func TestFaults(t *testing.T) {
 		"same key file":      {edit("keys/example2027h1.pem", "./keys/example2026h2.pem"), "17: logs[1].key_file: /d/keys/example2026h2.pem is key_file of logs[0] too (line 8); want a path of its own"},
 		"same dedup":         {edit("dedup/example2027h1.db", "dedup/example2026h2.db"), "21: logs[1].dedup: /d/dedup/example2026h2.db is dedup of logs[0] too (line 12); want a path of its own"},
 		"lock is dedup":      {edit("lock.db", "dedup/example2026h2.db"), "12: logs[0].dedup: /d/dedup/example2026h2.db is lock of logs[0] too (line 11); want a path of its own"},
+		"lock is roots":      {edit("roots.pem", "lock.db"), "11: logs[0].lock: /d/lock.db is roots_file of logs[0] too (line 9); want a path of its own\n20: logs[1].lock: /d/lock.db is roots_file of logs[0] too (line 9); want a path of its own"},
+		"same port anywhere": {edit("127.0.0.1:6963", ":6962"), "2: admin: listen 127.0.0.1:6962 and admin :6962 are the same port; want another port for admin: metrics and pprof are not for the public"},
 		"key in storage":     {edit("keys/example2026h2.pem", "logs/example2026h2/a/key.pem"), "8: logs[0].key_file: /d/logs/example2026h2/a/key.pem lies in storage of logs[0] (line 10); want it outside: a storage directory is public"},
 		"storage in storage": {edit("logs/example2027h1", "logs/example2026h2/b"), "19: logs[1].storage: /d/logs/example2026h2/b lies in storage of logs[0] (line 10); want it outside: a storage directory is public"},
 		"URL as path":        {edit("storage: logs", "storage: s3://logs"), `10: logs[0].storage: "s3://logs/example2026h2" is a URL; want a path in the file system`},
@@ -147,6 +149,18 @@ func TestFaults(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// TestWideWindow has a window that holds another: what follows has to abut the
+// wide one, not the one that began last.
+func TestWideWindow(t *testing.T) {
+	t.Parallel()
+	third := strings.NewReplacer("2027h1", "2027h2", "2027-01-01", "2027-07-01", "2027-07-01", "2028-01-01").Replace(second)
+	text := strings.Replace(good, "limit: 2027-01-01", "limit: 2027-07-01", 1) + strings.Replace(second, "limit: 2027-07-01", "limit: 2027-02-01", 1)
+	report := faultsOf(t, text+third)
+	if !strings.HasPrefix(report, "15: logs[1].not_after_start: window of example2027h1,") || strings.Contains(report, "\n") {
+		t.Errorf("want one fault, the overlap of the second log, but got:\n%s", report)
 	}
 }
 
