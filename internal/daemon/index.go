@@ -12,7 +12,7 @@ const indexPage = `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Certificate Transparency logs</title></head>
 <body><h1>Certificate Transparency logs</h1>
 <ul>{{range .}}
-<li><a href="{{.MonitoringURL}}">{{.Name}}</a>: certificates that expire from {{.NotAfterStart}} until {{.NotAfterLimit}}</li>{{end}}
+<li><a href="{{.MonitoringURL}}">{{.Name}}</a>: NotAfter from {{.NotAfterStart.Format "2006-01-02T15:04:05Z07:00"}} to just before {{.NotAfterLimit.Format "2006-01-02T15:04:05Z07:00"}}</li>{{end}}
 </ul>
 </body></html>
 `
