@@ -16,7 +16,7 @@ import (
 
 // drainTimeout bounds how long open requests hold up the end. It is longer than
 // any submission may take.
-const drainTimeout = 30 * time.Second
+const drainTimeout = 45 * time.Second
 
 func serveCommand() command {
 	return command{

@@ -32,8 +32,8 @@ import (
 )
 
 const (
-	// submissionTimeout is how long a submission may take; clients give up
-	// after 15 to 30 s.
+	// submissionTimeout is how long a submission may take beside waiting for a
+	// round; clients give up after 15 to 30 s.
 	submissionTimeout = 10 * time.Second
 
 	// readOnlyGrace is how long after its window ends a log still takes
@@ -202,7 +202,8 @@ func (l *runningLog) openBatchers(context.Context) error {
 	})
 	conf := batcher.Config{
 		Sequencer: l.sequencer, Signer: l.key, Confirm: l.confirm,
-		Logger: l.log, Registerer: l.reg,
+		RetryWindow: l.submissionTimeout(),
+		Logger:      l.log, Registerer: l.reg,
 	}
 	if l.dedup != nil {
 		conf.Dedup = l.dedup
@@ -223,7 +224,7 @@ func (l *runningLog) openBatchers(context.Context) error {
 func (l *runningLog) openFrontend(ring frontend.Batcher) error {
 	f, err := frontend.New(frontend.Config{
 		LogID: l.key.LogID(), Validator: l.validator, Batcher: ring, Issuers: l.issuers,
-		ReadOnlyAfter: l.readOnlyAfter, MaxInFlight: l.conf.MaxInFlight, Timeout: submissionTimeout,
+		ReadOnlyAfter: l.readOnlyAfter, MaxInFlight: l.conf.MaxInFlight, Timeout: l.submissionTimeout(),
 		Now: l.now, Logger: l.log, Registerer: l.reg,
 	})
 	if err != nil {
@@ -231,6 +232,12 @@ func (l *runningLog) openFrontend(ring frontend.Batcher) error {
 	}
 	l.frontend = l.whileRunning(f)
 	return nil
+}
+
+// submissionTimeout is how long a submission to this log may take: one that just
+// misses a round waits for the next.
+func (l *runningLog) submissionTimeout() time.Duration {
+	return submissionTimeout + 2*l.conf.Period
 }
 
 // readOnlyTime is when the log stops taking submissions: before now if the
