@@ -33,6 +33,8 @@ const patience = time.Minute
 //	await NAME REGEXP          wait until its standard output has a match
 //	end NAME SIGNAL  STATUS    send INT, TERM or KILL, and want that exit status
 //	get URL FILE               write the body of a 200 answer to a file
+//
+// and the commands of script_test.go.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -43,6 +45,8 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeport": freePorts, "start": start, "await": await, "end": end, "get": get,
+			"status": status, "filemode": fileMode, "shard": shard,
+			"replace": replace, "damage": damage, "newkey": newKey, "tree": tree, "checklogs": checkLogs,
 		},
 	})
 }
