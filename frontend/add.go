@@ -17,7 +17,8 @@ import (
 	"kiln/entry"
 )
 
-// errSlots says that MaxInFlight submissions are being worked on.
+// errSlots says that MaxInFlight submissions are being worked on, or twice as
+// many being read, or as many being read from this client.
 var errSlots = &entry.OverloadedError{What: "submission queue", RetryAfter: time.Second}
 
 // add takes a submission from the connection to its SCT. unread says that the
@@ -26,21 +27,24 @@ func (f *Frontend) add(w http.ResponseWriter, r *http.Request, typ entry.Type) (
 	if f.readOnly() {
 		return entry.SCT{}, true, entry.ErrReadOnly
 	}
+	if len(f.slots) == cap(f.slots) {
+		return entry.SCT{}, true, errSlots // at once, while it is so
+	}
+	certificates, unread, err := f.readChain(w, r)
+	if err != nil {
+		return entry.SCT{}, unread, err
+	}
+	// Not before: a body may take its time, and these places are for work.
 	select {
 	case f.slots <- struct{}{}:
 	default:
-		return entry.SCT{}, true, errSlots
+		return entry.SCT{}, false, errSlots
 	}
 	f.metrics.inFlight.Inc()
 	defer func() {
 		f.metrics.inFlight.Dec()
 		<-f.slots
 	}()
-
-	certificates, unread, err := f.readChain(w, r)
-	if err != nil {
-		return entry.SCT{}, unread, err
-	}
 	ctx, cancel := context.WithTimeout(r.Context(), f.cfg.Timeout)
 	defer cancel()
 	sct, err = f.submit(ctx, certificates, typ)
@@ -70,6 +74,11 @@ func (f *Frontend) submit(ctx context.Context, certificates [][]byte, typ entry.
 
 // readChain reads and parses the body.
 func (f *Frontend) readChain(w http.ResponseWriter, r *http.Request) (certificates [][]byte, unread bool, err error) {
+	client := clientOf(r.RemoteAddr)
+	if !f.reading.begin(client) {
+		return nil, true, errSlots
+	}
+	defer f.reading.end(client)
 	buf, ok := f.bodies.Get().(*bytes.Buffer)
 	if !ok {
 		buf = new(bytes.Buffer)

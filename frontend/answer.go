@@ -168,7 +168,11 @@ func (a *answer) write(w http.ResponseWriter, r *http.Request) {
 	}
 	if drain && control.Flush() == nil {
 		_ = control.SetReadDeadline(time.Now().Add(drainTimeout))
-		_, _ = io.CopyN(io.Discard, r.Body, maxDrain)
+		if _, err := io.CopyN(io.Discard, r.Body, maxDrain); !errors.Is(err, io.EOF) {
+			// What else comes would be taken for another request, or waited
+			// for without end: the answer is out, so the connection goes.
+			panic(http.ErrAbortHandler)
+		}
 		_ = control.SetReadDeadline(time.Time{})
 	}
 }

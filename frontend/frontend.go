@@ -76,8 +76,9 @@ type Config struct {
 
 	// MaxBody bounds a request body in bytes; 0 is DefaultMaxBody (SUB-06).
 	MaxBody int64
-	// MaxInFlight bounds submissions that are being read or worked on, beyond
-	// which they get a 503 at once; 0 is DefaultMaxInFlight (SUB-38).
+	// MaxInFlight bounds submissions that are being worked on; twice as many
+	// can be being read, half of those from one client. Beyond, they get a 503 at
+	// once. 0 is DefaultMaxInFlight (SUB-38).
 	MaxInFlight int
 	// Timeout bounds the time from the end of a body to its answer; 0 is
 	// DefaultTimeout. The entry may still be logged after it: a client that
@@ -100,6 +101,7 @@ type Frontend struct {
 	log     *slog.Logger
 	metrics *metrics
 	id      string        // base64 of the log ID
+	reading *reading      // bodies that are being read
 	slots   chan struct{} // holds one value for each submission in flight
 
 	bodies sync.Pool // of *bytes.Buffer, empty
@@ -144,6 +146,7 @@ func New(cfg Config) (*Frontend, error) {
 		log:     cfg.Logger,
 		metrics: newMetrics(cfg.Registerer),
 		id:      base64.StdEncoding.EncodeToString(cfg.LogID[:]),
+		reading: newReading(2 * cfg.MaxInFlight),
 		slots:   make(chan struct{}, cfg.MaxInFlight),
 	}, nil
 }
