@@ -126,7 +126,7 @@ func post50(t *testing.T, ctx context.Context, c *testlogs.Client, chain testlog
 // again: each is logged once (SUB-41).
 func TestAbort(t *testing.T) {
 	t.Parallel()
-	const requests = 200
+	const requests = 1000
 	ctx := deadline(t, 3*time.Minute)
 	log := testlogs.Start(t, testlogs.Options{})
 	var chains []testlogs.Chain
