@@ -30,6 +30,8 @@ func (f *Frontend) add(w http.ResponseWriter, r *http.Request, typ entry.Type) (
 	if len(f.slots) == cap(f.slots) {
 		return entry.SCT{}, true, errSlots // at once, while it is so
 	}
+	f.metrics.inFlight.Inc()
+	defer f.metrics.inFlight.Dec()
 	certificates, unread, err := f.readChain(w, r)
 	if err != nil {
 		return entry.SCT{}, unread, err
@@ -40,11 +42,7 @@ func (f *Frontend) add(w http.ResponseWriter, r *http.Request, typ entry.Type) (
 	default:
 		return entry.SCT{}, false, errSlots
 	}
-	f.metrics.inFlight.Inc()
-	defer func() {
-		f.metrics.inFlight.Dec()
-		<-f.slots
-	}()
+	defer func() { <-f.slots }()
 	ctx, cancel := context.WithTimeout(r.Context(), f.cfg.Timeout)
 	defer cancel()
 	sct, err = f.submit(ctx, certificates, typ)

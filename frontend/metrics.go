@@ -36,7 +36,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"reason"}),
 		inFlight: with.NewGauge(prometheus.GaugeOpts{
 			Name: "kiln_frontend_in_flight_requests",
-			Help: "Submissions that are being worked on.",
+			Help: "Submissions that are being read or worked on.",
 		}),
 		bodyBytes: with.NewHistogram(prometheus.HistogramOpts{
 			Name:    "kiln_frontend_body_bytes",
