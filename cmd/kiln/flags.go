@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"kiln/internal/config"
@@ -22,29 +23,69 @@ func misuse(command, format string, args ...any) error {
 	return &usageError{fmt.Sprintf(format, args...), "Run kiln " + command + " --help for what it takes."}
 }
 
-// find returns the command that a command line names. "kiln", "kiln --help" and
-// "kiln --version" are understood too.
-func find(args []string) (command, error) {
+// find returns the command that a command line names, and the arguments after
+// its name. "kiln", "kiln --help" and "kiln --version" are understood too.
+func find(args []string) (cmd command, rest []string, err error) {
 	const hint = "Run kiln help for the list of commands."
 	if len(args) == 0 {
-		return command{}, &usageError{"no command given", hint}
+		return command{}, nil, &usageError{"no command given", hint}
 	}
 	var names []string
 	for _, c := range commands() {
-		switch args[0] {
-		case c.name, "-" + c.name, "--" + c.name:
-			return c, nil
+		first, second, two := strings.Cut(c.name, " ")
+		switch {
+		case two && len(args) > 1 && args[0] == first && args[1] == second:
+			return c, args[2:], nil
+		case !two && (args[0] == c.name || args[0] == "-"+c.name || args[0] == "--"+c.name):
+			return c, args[1:], nil
 		}
-		names = append(names, c.name)
+		names = append(names, first)
 	}
 	if args[0] == "-h" {
-		return helpCommand(), nil
+		return helpCommand(), args[1:], nil
 	}
 	what := fmt.Sprintf("unknown command %q", args[0])
 	if near := config.Nearest(args[0], names); near != "" {
 		what += fmt.Sprintf("; did you mean %s?", near)
 	}
-	return command{}, &usageError{what, hint}
+	return command{}, nil, &usageError{what, hint}
+}
+
+// findGroup returns the group that a command line names without naming one of
+// its commands, and the arguments after its name.
+func findGroup(args []string) (group, []string, bool) {
+	if len(args) == 0 {
+		return group{}, nil, false
+	}
+	for _, g := range groups() {
+		if g.name != args[0] {
+			continue
+		}
+		if _, _, err := find(args); err == nil {
+			return group{}, nil, false
+		}
+		return g, args[1:], true
+	}
+	return group{}, nil, false
+}
+
+// commands returns the commands of the group.
+func (g group) commands() []command {
+	return slices.DeleteFunc(commands(), func(c command) bool { return !strings.HasPrefix(c.name, g.name+" ") })
+}
+
+// runGroup answers a command line that names a group and no command of it.
+func runGroup(e *env, g group, rest []string) int {
+	if len(rest) > 0 && slices.Contains([]string{"help", "-h", "-help", "--help"}, rest[0]) {
+		writeGroup(e.stdout, g)
+		return 0
+	}
+	what := fmt.Sprintf("kiln %s needs a command after it", g.name)
+	if len(rest) > 0 {
+		what = fmt.Sprintf("unknown command %q of kiln %s", rest[0], g.name)
+	}
+	fmt.Fprintf(e.stderr, "kiln: %s\nRun kiln %s --help for the list of them.\n", what, g.name)
+	return 2
 }
 
 // runCommand parses the flags of a command and runs it.

@@ -26,15 +26,20 @@ func helpCommand() command {
 				switch {
 				case len(args) == 0:
 					return writeOverview(e.stdout)
-				case len(args) > 1:
-					return misuse("help", "kiln help takes one argument, but got %s", strings.Join(args, " "))
-				case args[0] == topic:
+				case args[0] == topic && len(args) == 1:
 					_, err := e.stdout.Write(config.Template(e.now()))
 					return err
 				}
-				cmd, err := find(args)
+				if g, rest, ok := findGroup(args); ok && len(rest) == 0 {
+					writeGroup(e.stdout, g)
+					return nil
+				}
+				cmd, rest, err := find(args)
 				if err != nil {
 					return err
+				}
+				if len(rest) > 0 {
+					return misuse("help", "kiln help takes the name of one command, but got %s", strings.Join(args, " "))
 				}
 				return writeHelp(e.stdout, cmd)
 			}
@@ -46,13 +51,29 @@ func writeOverview(w io.Writer) error {
 	fmt.Fprint(w, "kiln is a Static CT API Certificate Transparency log.\n\nUsage: kiln COMMAND [flags]\n\nCommands:\n")
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, c := range commands() {
-		fmt.Fprintf(tw, "  %s\t%s\n", c.name, c.summary)
+		if !strings.Contains(c.name, " ") {
+			fmt.Fprintf(tw, "  %s\t%s\n", c.name, c.summary)
+		}
+	}
+	for _, g := range groups() {
+		fmt.Fprintf(tw, "  %s ...\t%s\n", g.name, g.summary)
 	}
 	if err := tw.Flush(); err != nil {
 		return err
 	}
 	_, err := fmt.Fprint(w, "\nFor a first look: kiln dev. For a log of your own: kiln init DIR.\nEach command explains itself: kiln COMMAND --help.\n")
 	return err
+}
+
+// writeGroup lists the commands of a group.
+func writeGroup(w io.Writer, g group) {
+	fmt.Fprintf(w, "Usage: kiln %s COMMAND [flags]\n\nCommands to %s:\n", g.name, g.summary)
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, c := range g.commands() {
+		fmt.Fprintf(tw, "  %s\t%s\n", c.name, c.summary)
+	}
+	tw.Flush()
+	fmt.Fprintf(w, "\nEach command explains itself: kiln %s COMMAND --help.\n", g.name)
 }
 
 // writeHelp writes how a command is used.

@@ -31,7 +31,7 @@ type env struct {
 // printf writes a result. That standard output is gone is no reason to stop.
 func (e *env) printf(format string, args ...any) { fmt.Fprintf(e.stdout, format, args...) }
 
-// command is one subcommand.
+// command is one subcommand. A name of two words is a command of a group.
 type command struct {
 	name     string
 	args     string // after the name in the usage line
@@ -44,14 +44,32 @@ type command struct {
 }
 
 func commands() []command {
-	return []command{devCommand(), initCommand(), serveCommand(), checkCommand(), logsCommand(), versionCommand(), helpCommand()}
+	return []command{
+		devCommand(),
+		initCommand(),
+		serveCommand(),
+		checkCommand(),
+		logsCommand(),
+		versionCommand(),
+		helpCommand(),
+	}
+}
+
+// group is a set of commands whose names share their first word.
+type group struct{ name, summary string }
+
+func groups() []group {
+	return []group{}
 }
 
 // run runs one command line and returns the exit status.
 func run(ctx context.Context, e *env, args []string) int {
-	cmd, err := find(args)
+	if g, rest, ok := findGroup(args); ok {
+		return runGroup(e, g, rest)
+	}
+	cmd, rest, err := find(args)
 	if err == nil {
-		err = runCommand(ctx, e, cmd, args[1:])
+		err = runCommand(ctx, e, cmd, rest)
 	}
 	var usage *usageError
 	var faults config.Faults
