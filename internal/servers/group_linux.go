@@ -1,0 +1,9 @@
+package servers
+
+import "syscall"
+
+// ownGroup keeps a Ctrl-C on the terminal from reaching the server before its
+// parent has stopped what uses it; when the parent dies the server does too.
+func ownGroup() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+}
