@@ -13,6 +13,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // Errors that backends return, wrapped with the operation and the path.
@@ -66,6 +67,28 @@ type Bucket interface {
 
 	// Delete removes the object at a path; it is no error if there is none.
 	Delete(ctx context.Context, path string) error
+}
+
+// Info describes an object without its content.
+type Info struct {
+	Path string
+	Size int64 // of the content as stored, in bytes
+	// Modified is when the content was last written, by the clock of the
+	// storage, which may be another than this machine's and coarse to a second.
+	// A Create that found the same bytes leaves it, or makes it later.
+	Modified time.Time
+}
+
+// Lister lists objects. Every backend of ours is one; it is apart from Bucket,
+// for only commands that look after a log need it, never its roles.
+type Lister interface {
+	// List calls each for every object whose path begins with prefix, which need
+	// not end at a slash and may be empty, in no particular order and one call
+	// after the other. An object that is made or deleted meanwhile may be missed
+	// or not; any other is listed once. Only what has a path that [ValidPath]
+	// takes is an object. An error of each ends it and is returned, wrapped.
+	// each may use the bucket. Memory does not grow with the number of objects.
+	List(ctx context.Context, prefix string, each func(Info) error) error
 }
 
 // ValidPath reports whether a path is one that every backend takes: at most

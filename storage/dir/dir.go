@@ -75,7 +75,10 @@ type Bucket struct {
 	sys system
 }
 
-var _ storage.Bucket = (*Bucket)(nil)
+var (
+	_ storage.Bucket = (*Bucket)(nil)
+	_ storage.Lister = (*Bucket)(nil)
+)
 
 // Option changes a default of [Open].
 type Option func(*Bucket)

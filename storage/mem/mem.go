@@ -15,12 +15,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"kiln/storage"
 )
 
-// Op is one of the four calls of a bucket.
+// Op is one of the five calls of a bucket.
 type Op string
 
 // The calls.
@@ -29,6 +31,7 @@ const (
 	OpUpdate Op = "update"
 	OpGet    Op = "get"
 	OpDelete Op = "delete"
+	OpList   Op = "list" // its path is the prefix
 )
 
 // Fault is what goes wrong in one call. The zero value is nothing.
@@ -48,8 +51,8 @@ type Fault struct {
 	After error
 }
 
-// Faults is asked once at the begin of each call with a valid path. It may be
-// called by many goroutines at once, and may use the bucket.
+// Faults is asked once at the begin of each call with a valid path, and of each
+// List. It may be called by many goroutines at once, and may use the bucket.
 type Faults func(op Op, path string) Fault
 
 // Bucket is a bucket in memory. It is safe for concurrent use.
@@ -57,20 +60,27 @@ type Bucket struct {
 	updating chan struct{} // held during Update; never together with mu around next
 
 	mu         sync.Mutex
-	faults     Faults              // guarded by mu, as all below
-	visible    map[string][]byte   // what Get sees
-	durable    map[string][]byte   // what a crash leaves
-	history    map[string][][]byte // durable contents, oldest first; nil: deleted
-	replaced   map[string]bool     // paths that were written by Update
+	faults     Faults               // guarded by mu, as all below
+	now        func() time.Time     // the storage's clock
+	modified   map[string]time.Time // of what is visible
+	visible    map[string][]byte    // what Get sees
+	durable    map[string][]byte    // what a crash leaves
+	history    map[string][][]byte  // durable contents, oldest first; nil: deleted
+	replaced   map[string]bool      // paths that were written by Update
 	violations []string
 }
 
-var _ storage.Bucket = (*Bucket)(nil)
+var (
+	_ storage.Bucket = (*Bucket)(nil)
+	_ storage.Lister = (*Bucket)(nil)
+)
 
 // New returns an empty bucket without faults.
 func New() *Bucket {
 	return &Bucket{
 		updating: make(chan struct{}, 1),
+		now:      time.Now,
+		modified: make(map[string]time.Time),
 		visible:  make(map[string][]byte),
 		durable:  make(map[string][]byte),
 		history:  make(map[string][][]byte),
@@ -86,8 +96,17 @@ func (b *Bucket) SetFaults(f Faults) {
 	b.faults = f
 }
 
+// SetClock puts now in the place of time.Now as the clock of the storage, which
+// says when an object was written. It must not use the bucket.
+func (b *Bucket) SetClock(now func() time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.now = now
+}
+
 // CrashClone returns what a crash at this moment leaves: an independent bucket
-// with the durable content, its history and the violations, and without faults.
+// with the durable content, its history, the violations and the clock, and
+// without faults.
 // Calls that are running go on in the old bucket and have no effect on the new.
 func (b *Bucket) CrashClone() *Bucket {
 	b.mu.Lock()
@@ -96,6 +115,12 @@ func (b *Bucket) CrashClone() *Bucket {
 	// Contents are never changed in place, so the two may share them.
 	c.durable = maps.Clone(b.durable)
 	c.visible = maps.Clone(b.durable)
+	c.now = b.now
+	for path := range b.durable {
+		if c.modified[path] = b.modified[path]; c.modified[path].IsZero() { // its deletion was lost
+			c.modified[path] = b.now()
+		}
+	}
 	for path, h := range b.history {
 		c.history[path] = slices.Clone(h)
 	}
@@ -109,7 +134,7 @@ func (b *Bucket) begin(ctx context.Context, op Op, path string) (Fault, error) {
 	if err := ctx.Err(); err != nil {
 		return Fault{}, err
 	}
-	if !storage.ValidPath(path) {
+	if op != OpList && !storage.ValidPath(path) {
 		return Fault{}, errors.New("invalid path")
 	}
 	b.mu.Lock()
@@ -152,6 +177,8 @@ func wrap(op Op, path string, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case op == OpList:
+		return fmt.Errorf("list objects %q: %w", path, err)
 	case storage.ValidPath(path):
 		return fmt.Errorf("%s object %s: %w", op, path, err)
 	default:
@@ -182,6 +209,12 @@ func (b *Bucket) create(ctx context.Context, o storage.Object) error {
 
 // writeLocked makes body, which it keeps, the content at a path; nil is none.
 func (b *Bucket) writeLocked(op Op, path string, body []byte, volatile bool) {
+	switch _, ok := b.visible[path]; {
+	case body == nil:
+		delete(b.modified, path)
+	case !ok || op == OpUpdate:
+		b.modified[path] = b.now()
+	}
 	set(b.visible, path, body)
 	if volatile {
 		return
@@ -281,4 +314,34 @@ func (b *Bucket) Delete(ctx context.Context, path string) error {
 	b.writeLocked(OpDelete, path, nil, f.Volatile)
 	b.mu.Unlock()
 	return wrap(OpDelete, path, f.end(ctx))
+}
+
+// List implements [storage.Lister]. A fault is before the first call of each, or
+// after the last.
+func (b *Bucket) List(ctx context.Context, prefix string, each func(storage.Info) error) error {
+	return wrap(OpList, prefix, b.list(ctx, prefix, each))
+}
+
+func (b *Bucket) list(ctx context.Context, prefix string, each func(storage.Info) error) error {
+	f, err := b.begin(ctx, OpList, prefix)
+	if err != nil {
+		return err
+	}
+	var found []storage.Info
+	b.mu.Lock()
+	for path, body := range b.visible {
+		if strings.HasPrefix(path, prefix) {
+			found = append(found, storage.Info{Path: path, Size: int64(len(body)), Modified: b.modified[path]})
+		}
+	}
+	b.mu.Unlock()
+	for _, info := range found {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := each(info); err != nil {
+			return err
+		}
+	}
+	return f.end(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"kiln/storage"
 	"kiln/storage/storagetest"
@@ -61,6 +62,9 @@ func TestFaults(t *testing.T) {
 			return b.Update(ctx, storage.Object{Path: "cell"}, put("2"))
 		}, "map[cell:2 old:o]"},
 		{OpDelete, func(ctx context.Context, b *Bucket) error { return b.Delete(ctx, "old") }, "map[cell:1]"},
+		{OpList, func(ctx context.Context, b *Bucket) error {
+			return b.List(ctx, "", func(storage.Info) error { return nil })
+		}, before},
 		{OpGet, func(ctx context.Context, b *Bucket) error { _, err := b.Get(ctx, "old"); return err }, before},
 	} {
 		for _, f := range []struct {
@@ -223,5 +227,37 @@ func TestViolations(t *testing.T) {
 	check("create", c.Create(ctx, storage.Object{Path: "a", Body: []byte("another")}))
 	if v := c.Violations(); len(v) != 1 {
 		t.Errorf("violations %q, want one for a", v)
+	}
+}
+
+func TestClock(t *testing.T) {
+	t.Parallel()
+	b := New()
+	ctx := t.Context()
+	now := time.Unix(100, 0)
+	b.SetClock(func() time.Time { return now })
+	do := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		now = now.Add(time.Second)
+	}
+	do(b.Create(ctx, storage.Object{Path: "a"}))
+	do(b.Create(ctx, storage.Object{Path: "a"})) // leaves it
+	do(b.Update(ctx, storage.Object{Path: "cell"}, put("1")))
+	do(b.Update(ctx, storage.Object{Path: "cell"}, put("1")))
+	do(b.Create(ctx, storage.Object{Path: "b"}))
+	do(b.Delete(ctx, "b"))
+	do(b.Create(ctx, storage.Object{Path: "b"}))
+	for _, b := range []*Bucket{b, b.CrashClone()} {
+		got := map[string]int64{}
+		do(b.List(ctx, "", func(i storage.Info) error {
+			got[i.Path] = i.Modified.Unix()
+			return nil
+		}))
+		if want := "map[a:100 b:106 cell:103]"; fmt.Sprint(got) != want {
+			t.Errorf("modified %v, want %v", got, want)
+		}
 	}
 }

@@ -1,4 +1,5 @@
-// Package storagetest is the suite that every [storage.Bucket] passes.
+// Package storagetest is the suite that every [storage.Bucket] passes, which has
+// to be a [storage.Lister] too.
 //
 // It tests what the contract promises to a caller: what is written is read back,
 // what exists is never changed by Create, no Update is lost, and that for any
@@ -37,6 +38,10 @@ func Test(t *testing.T, open func(t *testing.T) storage.Bucket) {
 		{"Cancelled", testCancelled},
 		{"Large", testLarge},
 		{"DeepFolders", testDeepFolders},
+		{"List", testList},
+		{"ListMany", testListMany},
+		{"ListEnds", testListEnds},
+		{"ListRace", testListRace},
 		{"Race", func(t *testing.T, b storage.Bucket) { Race(t, b) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
