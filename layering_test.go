@@ -26,9 +26,10 @@ var floors = map[string]string{
 	// Floor 1: what a contract, or one protocol document, needs.
 	"checkpoint": "internal/logkey", "tiles": "entry storage", "dedup": "entry", "internal/chain": "entry",
 	"storage/dir": "storage", "storage/mem": "storage", "storage/storagetest": "storage",
-	"lock/sqlite": "lock", "lock/mem": "lock", "lock/locktest": "lock",
+	"internal/lifecycle": "lock",
+	"lock/sqlite":        "lock", "lock/mem": "lock", "lock/locktest": "lock",
 	// Floor 2: the roles, which never import each other.
-	"sequencer": "entry tiles checkpoint storage lock internal/logkey",
+	"sequencer": "entry tiles checkpoint storage lock internal/logkey internal/lifecycle",
 	"batcher":   "entry internal/ring",
 	"frontend":  "entry internal/chain",
 	"reader":    "storage tiles checkpoint",

@@ -33,6 +33,10 @@ func (s *Sequencer) load(ctx context.Context) (*loaded, error) {
 	if err := s.checkOrder(public, raw, head); err != nil {
 		return nil, err
 	}
+	frozen, err := s.readMarks(ctx, head.Tree)
+	if err != nil {
+		return nil, err
+	}
 	if public.Tree.N < head.Tree.N {
 		if err := s.recover(ctx, public.Tree, head.Tree); err != nil {
 			return nil, err
@@ -58,7 +62,7 @@ func (s *Sequencer) load(ctx context.Context) (*loaded, error) {
 	s.staged = append(s.staged, tiles.BundlePath(head.Tree))
 	s.metrics.loads.Inc()
 	s.cfg.Logger.Info("log loaded", "tree_size", head.Tree.N, "timestamp", head.TimestampMillis, "elapsed", time.Since(began))
-	return &loaded{s: s, held: held, head: head, edge: edge, recent: index}, nil
+	return &loaded{s: s, held: held, head: head, edge: edge, recent: index, frozen: frozen}, nil
 }
 
 func (s *Sequencer) readLock(ctx context.Context) (lock.Held, checkpoint.Checkpoint, error) {

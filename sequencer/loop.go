@@ -81,6 +81,9 @@ func (s *Sequencer) step(state **loaded) ([]*request, error) {
 		}
 	}
 	requests := s.take()
+	if (*state).frozen {
+		requests = refuseEntries(requests)
+	}
 	return requests, (*state).round(s.ctx, requests)
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -19,7 +20,7 @@ import (
 
 const (
 	// publishParallel bounds the objects of a round that are written at once.
-	publishParallel = 16
+	publishParallel = 64
 	// tries and the first wait between them bound how long one storage or lock
 	// operation is repeated in place before the state is dropped.
 	tries     = 5
@@ -44,6 +45,7 @@ type loaded struct {
 	head   checkpoint.Checkpoint // what held says
 	edge   *tiles.Edge           // of head.Tree
 	recent *recent
+	frozen bool      // the log must not grow
 	signed time.Time // when the last round ended, by the monotonic clock
 }
 
@@ -56,7 +58,7 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	if err != nil {
 		return err
 	}
-	if len(requests) > 0 && len(p.entries) == 0 && time.Since(l.signed) < idleInterval {
+	if len(requests) > 0 && len(p.entries) == 0 && !p.resign && time.Since(l.signed) < idleInterval {
 		l.answer(p, 0) // every entry has its place already, and it is published
 		return nil
 	}
@@ -101,7 +103,7 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 		return err
 	}
 	l.finish(&next, p, began)
-	l.s.dropStaged(ctx, l.head.Tree)
+	l.s.dropStaged(l.head.Tree)
 	return nil
 }
 
@@ -129,12 +131,14 @@ type plan struct {
 	// that get their place in this round hold an offset from the old size.
 	placements []entry.Placement
 	fresh      []bool // parallel to placements: an offset, not yet a place
+	resign     bool   // a checkpoint is wanted even if nothing is new
 }
 
 func (l *loaded) plan(requests []*request) (*plan, error) {
 	p := &plan{requests: requests}
 	offsets := make(map[entry.Key]int64)
 	for _, r := range requests {
+		p.resign = p.resign || r.fresh
 		for _, e := range r.entries {
 			pl, known := l.recent.get(e.Key())
 			off, ok := offsets[e.Key()]
@@ -154,6 +158,9 @@ func (l *loaded) plan(requests []*request) (*plan, error) {
 			}
 			p.placements, p.fresh = append(p.placements, entry.Placement{Index: off}), append(p.fresh, true)
 		}
+	}
+	if l.frozen && len(p.entries) > 0 {
+		return nil, fmt.Errorf("log is frozen: %w", entry.ErrReadOnly) // the loop refuses them before
 	}
 	if size := l.edge.Size(); size+int64(len(p.entries)) > tiles.MaxTree {
 		return nil, fmt.Errorf("log holds %d entries, %d more do not fit under 2^40: %w", size, len(p.entries), entry.ErrReadOnly)
@@ -220,7 +227,7 @@ func (l *loaded) commit(ctx context.Context, raw []byte) (lock.Held, error) {
 		case err != nil:
 			last = fmt.Errorf("%w (and reading the cell: %w)", last, err)
 		case bytes.Equal(cur.Body, raw):
-			return cur, nil
+			return cur, l.checkMark(ctx)
 		case cur.Version != l.held.Version:
 			return lock.Held{}, fmt.Errorf("commit size and time in the lock: %w", errSuperseded)
 		}
@@ -302,20 +309,26 @@ func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c checkpo
 // dropStaged removes the bundles of earlier rounds, finished or failed. That a
 // later round was committed makes them useless: what was committed of them is
 // published, and what was not never can be, since the lock has moved on. The
-// newest stays. If a removal fails the bundle is an orphan, which harms nothing.
-func (s *Sequencer) dropStaged(ctx context.Context, head tlog.Tree) {
-	newest := tiles.BundlePath(head)
-	rest := s.staged
-	s.staged = nil
-	for _, path := range rest {
-		if path == newest {
-			s.staged = []string{path}
-			continue
-		}
-		if err := s.bucket.Delete(ctx, path); err != nil {
-			s.cfg.Logger.Warn("staging bundle was not removed", "path", path, "err", err)
-		}
+// newest stays. It happens beside the next round; while it lasts, bundles wait
+// for the round after. If a removal fails the bundle is an orphan, which harms
+// nothing.
+func (s *Sequencer) dropStaged(head tlog.Tree) {
+	select {
+	case s.dropping <- struct{}{}:
+	default:
+		return
 	}
+	newest := tiles.BundlePath(head)
+	old := slices.DeleteFunc(slices.Clone(s.staged), func(path string) bool { return path == newest })
+	s.staged = slices.DeleteFunc(s.staged, func(path string) bool { return path != newest })
+	go func() {
+		defer func() { <-s.dropping }()
+		for _, path := range old {
+			if err := s.bucket.Delete(s.ctx, path); err != nil {
+				s.cfg.Logger.Warn("staging bundle was not removed", "path", path, "err", err)
+			}
+		}
+	}()
 }
 
 // finish makes next the state and answers the requests.

@@ -100,6 +100,9 @@ type Sequencer struct {
 
 	staged []string // bundles that may be left over; of the loop, or of Open before
 
+	// dropping holds a token while bundles are being removed.
+	dropping chan struct{}
+
 	latest atomic.Pointer[checkpoint.Checkpoint] // newest published
 
 	// ctx ends the operations of rounds; only Close cancels it, late.
@@ -116,6 +119,7 @@ type Sequencer struct {
 	queueEntries int
 	queueBytes   int
 	stopped      bool          // no more requests are taken
+	sealed       bool          // no more entries are taken
 	fatal        error         // why the log stopped for good
 	done         chan struct{} // closed when fatal was set
 }
@@ -124,6 +128,7 @@ type Sequencer struct {
 type request struct {
 	entries []*entry.Pending
 	bytes   int
+	fresh   bool        // wants a checkpoint signed after it, whatever is to be done
 	answer  chan answer // capacity 1
 }
 
@@ -150,20 +155,27 @@ func Open(ctx context.Context, cfg Config) (*Sequencer, error) {
 		bucket: timedBucket{cfg.Bucket}, lock: timedLock{cfg.Lock},
 		wake: make(chan struct{}, 1), closing: make(chan struct{}),
 		finished: make(chan struct{}), done: make(chan struct{}),
-	}
-	state, err := s.load(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open log %s: %w", cfg.Origin, err)
-	}
-	if err := state.round(ctx, nil); err != nil {
-		return nil, fmt.Errorf("open log %s: sign a fresh checkpoint: %w", cfg.Origin, err)
-	}
-	if err := s.metrics.register(cfg.Registerer); err != nil {
-		return nil, err
+		dropping: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	state, err := s.open(ctx)
+	if err != nil {
+		s.end()
+		return nil, err
+	}
 	go s.run(state)
 	return s, nil
+}
+
+func (s *Sequencer) open(ctx context.Context) (*loaded, error) {
+	state, err := s.load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open log %s: %w", s.cfg.Origin, err)
+	}
+	if err := state.round(ctx, nil); err != nil {
+		return nil, fmt.Errorf("open log %s: sign a fresh checkpoint: %w", s.cfg.Origin, err)
+	}
+	return state, s.metrics.register(s.cfg.Registerer)
 }
 
 // Sequence puts a batch into the log and returns the placement of each entry, in
@@ -178,10 +190,16 @@ func (s *Sequencer) Sequence(ctx context.Context, batch []*entry.Pending) ([]ent
 	if len(batch) == 0 {
 		return nil, nil
 	}
-	r := &request{entries: batch, answer: make(chan answer, 1)}
+	r := &request{entries: batch}
 	for _, p := range batch {
 		r.bytes += p.Size()
 	}
+	return s.do(ctx, r)
+}
+
+// do queues a request and waits for its answer.
+func (s *Sequencer) do(ctx context.Context, r *request) ([]entry.Placement, error) {
+	r.answer = make(chan answer, 1)
 	if err := s.enqueue(r); err != nil {
 		return nil, err
 	}
@@ -189,15 +207,18 @@ func (s *Sequencer) Sequence(ctx context.Context, batch []*entry.Pending) ([]ent
 	case a := <-r.answer:
 		return a.placements, a.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("sequence batch of %d: %w", len(batch), ctx.Err())
+		return nil, fmt.Errorf("sequence batch of %d: %w", len(r.entries), ctx.Err())
 	}
 }
 
 func (s *Sequencer) enqueue(r *request) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	switch {
+	case s.stopped:
 		return fmt.Errorf("sequence batch of %d: %w", len(r.entries), entry.ErrUnavailable)
+	case s.sealed && len(r.entries) > 0:
+		return fmt.Errorf("sequence batch of %d: %w", len(r.entries), entry.ErrReadOnly)
 	}
 	if len(s.queue) > 0 && (s.queueEntries+len(r.entries) > maxQueueEntries || s.queueBytes+r.bytes > maxQueueBytes) {
 		return &entry.OverloadedError{What: "the queue of the next round", RetryAfter: max(s.cfg.Period, time.Second)}
@@ -259,9 +280,16 @@ func (s *Sequencer) Close() error {
 	grace := time.AfterFunc(closeGrace, s.cancel)
 	<-s.finished
 	grace.Stop()
-	s.cancel()
+	s.end()
 	s.metrics.unregister(s.cfg.Registerer)
 	return s.Err()
+}
+
+// end waits for what goes on beside the rounds, and ends the sequencer's context.
+func (s *Sequencer) end() {
+	s.dropping <- struct{}{}
+	<-s.dropping
+	s.cancel()
 }
 
 // stop refuses all requests from now on and releases those that wait.

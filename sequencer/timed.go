@@ -44,6 +44,12 @@ func (b timedBucket) Delete(ctx context.Context, path string) error {
 
 type timedLock struct{ lock.Store }
 
+func (l timedLock) Create(ctx context.Context, id string, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return l.Store.Create(ctx, id, body)
+}
+
 func (l timedLock) Load(ctx context.Context, id string) (lock.Held, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
