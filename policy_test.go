@@ -212,7 +212,7 @@ func TestOptions(t *testing.T) {
 		})
 	})
 	inDocs := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)`").FindAllStringSubmatch(readFile(t, "docs/configuration.md"), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)`").FindAllStringSubmatch(readFile(t, "docs/configuration.md"), -1) {
 		inDocs[m[1]] = true
 	}
 	compare(t, "option", inSource, inDocs, "docs/configuration.md")

@@ -146,7 +146,7 @@ func (l *Log) config(dir string) *config.Config {
 		Path: filepath.Join(dir, "kiln.yaml"), Dir: dir,
 		Listen: orDefault(o.Listen, "127.0.0.1:0"), Admin: orDefault(o.Admin, "127.0.0.1:0"),
 		Logging: config.Logging{Level: slog.LevelInfo, Format: "text"}, MaxConnections: config.DefaultMaxConnections,
-		Logs: []config.Log{conf},
+		Roots: config.Roots{Refresh: config.DefaultRefresh}, Logs: []config.Log{conf},
 	}
 }
 
@@ -167,7 +167,7 @@ func (l *Log) Start() {
 
 // TryStart is [Log.Start] for a log that may refuse to start.
 func (l *Log) TryStart() error {
-	cfg, err := config.Load(l.ConfigPath)
+	cfg, err := config.Load(l.ConfigPath, time.Now())
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func checkCommand() command {
 				if err := noArguments("check", args); err != nil {
 					return err
 				}
-				cfg, err := config.Load(*path)
+				cfg, err := config.Load(*path, e.now())
 				if *asJSON {
 					return checkJSON(e, *path, cfg, err)
 				}

@@ -109,7 +109,7 @@ func (o devOptions) openCA(e *env) (*testlogs.CA, error) {
 // last, so that a crash leaves nothing that the next start would not complete.
 func (o devOptions) prepare(ctx context.Context, e *env) (*config.Config, error) {
 	path := filepath.Join(o.dir, configName)
-	cfg, err := o.existing(path)
+	cfg, err := o.existing(e, path)
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (o devOptions) prepare(ctx context.Context, e *env) (*config.Config, error)
 		return cfg, nil
 	}
 	rendered := config.Render(cfg)
-	if _, err := config.Parse(path, rendered, o.dir); err != nil {
+	if _, err := config.Parse(path, rendered, o.dir, e.now()); err != nil {
 		return nil, flagFaults("dev", err)
 	}
 	ca, err := testlogs.LoadCA(filepath.Join(o.dir, "ca"))
@@ -139,11 +139,11 @@ func (o devOptions) prepare(ctx context.Context, e *env) (*config.Config, error)
 	if err := writeFile(path, rendered); err != nil {
 		return nil, err
 	}
-	return config.Load(path)
+	return config.Load(path, e.now())
 }
 
 // existing returns the configuration in the folder, or an empty one.
-func (o devOptions) existing(path string) (*config.Config, error) {
+func (o devOptions) existing(e *env, path string) (*config.Config, error) {
 	found, err := exists(path)
 	if err != nil {
 		return nil, err
@@ -152,11 +152,12 @@ func (o devOptions) existing(path string) (*config.Config, error) {
 		return &config.Config{
 			Path: path, Dir: o.dir, Listen: o.listen, Admin: o.admin,
 			MaxConnections: config.DefaultMaxConnections,
+			Roots:          config.Roots{Refresh: config.DefaultRefresh},
 			// A line for each round would bury what a newcomer looks for.
 			Logging: config.Logging{Level: slog.LevelWarn, Format: "text"},
 		}, nil
 	}
-	cfg, err := config.Load(path)
+	cfg, err := config.Load(path, e.now())
 	if err != nil {
 		return nil, err
 	}

@@ -138,7 +138,7 @@ func newPlan(dir string, args initArgs, now time.Time) (*plan, error) {
 	l := config.NewLog(name, prefix, abs, start, limit)
 	l.Period = args.Period
 	c := newConfig(abs, args.Listen, args.Admin, l)
-	if _, err := config.Parse(configName, config.Render(c), abs); err != nil {
+	if _, err := config.Parse(configName, config.Render(c), abs, now); err != nil {
 		return nil, flagFaults("init", err)
 	}
 	return &plan{args, c}, nil
@@ -153,6 +153,7 @@ func newConfig(dir, listen, admin string, l config.Log) *config.Config {
 		InsecureHTTP:   !config.Loopback(host) || strings.HasPrefix(l.SubmissionURL, "http:") && !config.Loopback(l.Host()),
 		Logging:        config.Logging{Format: "text"},
 		MaxConnections: config.DefaultMaxConnections,
+		Roots:          config.Roots{Refresh: config.DefaultRefresh},
 		Logs:           []config.Log{l},
 	}
 }

@@ -47,7 +47,7 @@ func begin(t *testing.T, dir string, steps int) *plan {
 // wantLog checks that a whole log is in dir, and nothing of its making.
 func wantLog(t *testing.T, dir string) *config.Config {
 	t.Helper()
-	cfg, err := config.Load(filepath.Join(dir, configName))
+	cfg, err := config.Load(filepath.Join(dir, configName), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestDevMovesOn(t *testing.T) {
 		if _, err := o.prepare(context.Background(), e); err != nil {
 			t.Fatal(err)
 		}
-		cfg, err := config.Load(filepath.Join(o.dir, configName))
+		cfg, err := config.Load(filepath.Join(o.dir, configName), time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -88,7 +88,7 @@ func complete(t *testing.T, cmd *exec.Cmd, dir string) {
 	if err != nil || before != nil && !bytes.Equal(before, after) {
 		t.Errorf("the key is another (%v)", err)
 	}
-	if _, err := config.Load(filepath.Join(dir, configName)); err != nil {
+	if _, err := config.Load(filepath.Join(dir, configName), time.Now()); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, markerName)); err == nil {

@@ -26,7 +26,7 @@ func logsCommand() command {
 				if err := noArguments("logs", args); err != nil {
 					return err
 				}
-				cfg, err := config.Load(*path)
+				cfg, err := config.Load(*path, e.now())
 				if err != nil {
 					return err
 				}

@@ -32,7 +32,7 @@ func serveCommand() command {
 				if err := noArguments("serve", args); err != nil {
 					return err
 				}
-				cfg, err := config.Load(*path)
+				cfg, err := config.Load(*path, e.now())
 				if err != nil {
 					return err
 				}

@@ -68,7 +68,7 @@ func TestServeInterruptedAtWork(t *testing.T) {
 	if err := initLog(t.Context(), e, dir, testArgs()); err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := config.Load(dir + "/" + configName)
+	cfg, err := config.Load(dir+"/"+configName, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

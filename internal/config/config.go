@@ -29,6 +29,7 @@ const (
 	DefaultAdmin          = "127.0.0.1:6963"
 	DefaultMaxConnections = 4096
 	DefaultPeriod         = 100 * time.Millisecond
+	DefaultPeriodS3       = 500 * time.Millisecond // of a log whose storage is on S3
 	DefaultBatchers       = 4
 	DefaultMaxInFlight    = 1024
 )
@@ -67,8 +68,19 @@ type Config struct {
 	// MaxConnections bounds the open connections of the public listener.
 	// Default DefaultMaxConnections.
 	MaxConnections int
-	// Logs has at least one log, in the order of the file.
+	// Logs has at least one log: those of the list logs in the order of the
+	// file, then the shards of each series in the order of their half-years.
 	Logs []Log
+	// Series are the series of which shards in Logs come. It may be empty.
+	Series []Series
+	// S3 is how S3 is reached; nil where the file has no such section. It is
+	// there if a storage or a lock is on S3.
+	S3 *S3
+	// Etcd is how etcd is reached; nil where the file has no such section. It is
+	// there if a lock is in etcd.
+	Etcd *Etcd
+	// Roots is where accepted roots come from beside each log's roots file.
+	Roots Roots
 }
 
 // TLS is where the public listener's certificate comes from: either CertFile
@@ -111,6 +123,12 @@ type Log struct {
 	// Series groups the shards whose windows must abut (OPS-10). Default:
 	// [Stem] of the name.
 	Series string
+	// FromSeries says that the log is a shard of one of Config.Series. It may be
+	// one that was not created yet: then its files are not there.
+	FromSeries bool
+	// Shard is the half-year of a shard of a series, such as "2026h2"; else it is
+	// empty.
+	Shard string
 	// Origin is the submission prefix without scheme and trailing slash
 	// (CKP-02). It is derived, unique, and may never change once the log runs.
 	Origin string
@@ -126,20 +144,26 @@ type Log struct {
 	// of leaf expiry that is accepted (SUB-21), whole seconds, UTC.
 	NotAfterStart, NotAfterLimit time.Time
 
-	// KeyFile is the log's private key: PEM, PKCS#8, ECDSA P-256 (SUB-09).
+	// KeyFile is the log's private key: PEM, PKCS#8, ECDSA P-256 (SUB-09). It is
+	// empty where there is a SecretFile.
 	KeyFile string
+	// SecretFile is the secret that the log's private key is derived from, with
+	// the origin. It may be shared. It is empty where there is a KeyFile.
+	SecretFile string
 	// RootsFile is the PEM of the accepted roots. It may be shared.
 	RootsFile string
-	// Storage is the directory of tiles, issuers and checkpoint.
+	// Storage is the directory of tiles, issuers and checkpoint, or
+	// s3://BUCKET/PREFIX, see [Log.StorageS3].
 	Storage string
-	// Lock is the SQLite file of the lock cell. It may be shared: the cells
-	// in it are named by origin.
+	// Lock is where the lock cell is: a SQLite file, s3://BUCKET/PREFIX or
+	// etcd:PREFIX, see [Log.LockS3] and [Log.LockEtcd]. It may be shared: the
+	// cells in it are named by origin.
 	Lock string
 	// Dedup is the SQLite file of the long-term deduplication cache.
 	Dedup string
 
 	// Period is the least time between the starts of two rounds, MinPeriod
-	// to MaxPeriod. Default DefaultPeriod.
+	// to MaxPeriod. Default: [Log.DefaultPeriod].
 	Period time.Duration
 	// Batchers is how many batchers share the log's keys, MinBatchers to
 	// MaxBatchers. Default DefaultBatchers.

@@ -22,7 +22,7 @@ var (
 func TestTemplate(t *testing.T) {
 	t.Parallel()
 	shown := string(Template(july))
-	want, err := Parse("template", []byte(shown), "/")
+	want, err := Parse("template", []byte(shown), "/", july)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,16 +34,38 @@ func TestTemplate(t *testing.T) {
 	if n := len(option.FindAllString(shown, -1)); n != 13 {
 		t.Errorf("template shows %d options as comments, want 13:\n%s", n, opened)
 	}
-	got, err := Parse("template", []byte(opened), "/")
+	got, err := Parse("template", []byte(opened), "/", july)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, opened)
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("an option is shown with another value than its default:\n%s", d)
 	}
+	blocks := regexp.MustCompile(`(?m)^# [a-z0-9]+:\n(#   .*\n)+`).FindAllString(shown, -1)
+	if len(blocks) != 4 {
+		t.Errorf("template shows %d sections as comments, want s3, etcd, roots and series", len(blocks))
+	}
+	whole := shown
+	for _, block := range blocks {
+		opened := regexp.MustCompile(`(?m)^# `).ReplaceAllString(block, "")
+		whole = strings.Replace(whole, block, opened, 1)
+		if strings.HasPrefix(opened, "series:") {
+			break // last; it needs s3
+		}
+		if _, err := Parse("template", []byte(strings.Replace(shown, block, opened, 1)), "/", july); err != nil {
+			t.Errorf("%v\n%s", err, opened)
+		}
+	}
+	all, err := Parse("template", []byte(whole), "/", july)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, whole)
+	}
+	if all.S3 == nil || all.Etcd == nil || len(all.Roots.Reports) == 0 || len(all.Series) != 1 || len(all.Logs) != 9 {
+		t.Errorf("template with all sections is %+v", all)
+	}
 	for _, line := range regexp.MustCompile(`(?m)^# (tls: .*)$`).FindAllStringSubmatch(shown, -1) {
 		text := strings.ReplaceAll(shown, "http:", "https:") + line[1] + "\n"
-		if _, err := Parse("template", []byte(text), "/"); err != nil {
+		if _, err := Parse("template", []byte(text), "/", july); err != nil {
 			t.Errorf("%s: %v", line[1], err)
 		}
 	}
@@ -69,10 +91,10 @@ func TestRenderAll(t *testing.T) {
 	} {
 		want := &Config{
 			Path: "f", Dir: "/d", Listen: "[::]:1", Admin: ":0", InsecureHTTP: true, TLS: sec, MaxConnections: 77,
-			Logging: Logging{Level: slog.LevelWarn, Format: "json"}, Logs: []Log{l, quiet},
+			Logging: Logging{Level: slog.LevelWarn, Format: "json"}, Roots: Roots{Refresh: 0}, Logs: []Log{l, quiet},
 		}
 		text := Render(want)
-		got, err := Parse("f", text, "/d")
+		got, err := Parse("f", text, "/d", july)
 		if err != nil {
 			t.Fatalf("%s: %v\n%s", name, err, text)
 		}
@@ -147,11 +169,15 @@ func TestLoopback(t *testing.T) {
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte(good + second))
 	f.Add(Template(july))
+	f.Add([]byte(rows))
+	f.Add([]byte(rows + "etcd: {endpoints: [\"https://a:1\"]}\nroots: {reports: [\"https://a.example/\", r], refresh: 0}\n"))
+	f.Add([]byte("series: [{name: a-, first: 2026h2, ahead: 0, submission_url: \"http://localhost/{shard}/\", key_file: \"{half}\", roots_file: r, storage: \"s3://abc/{half}\", lock: \"etcd:a\", dedup: \"{shard}\", shards: {2026h2: {}}}]\ns3: {}\netcd: {endpoints: [\"https://a:1\"]}\n"))
+	f.Add([]byte("series: [{first: 2026h1, ahead: 20, shards: {2026h1: {storage: \"{\"}}}]\n"))
 	f.Add([]byte("a: &a [*a, *a]\nlogs: [{<<: *a}]\n"))
 	f.Add([]byte("logs: [{name: a, name: b, ? {} : 1}]\n---\n"))
 	f.Add([]byte("tls: {acme: {hosts: [a.b]}}\nlogging: {level: info}\nlisten: \"[::1]:0\""))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := Parse("f", data, "/d")
+		c, err := Parse("f", data, "/d", july)
 		if err != nil {
 			var faults Faults
 			if c != nil || !errors.As(err, &faults) || len(faults) == 0 || len(faults) > maxFaults+1 {
@@ -167,7 +193,7 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		again, err := Parse("f", Render(c), "/d")
+		again, err := Parse("f", Render(c), "/d", july)
 		if err != nil {
 			t.Fatalf("what was rendered has faults: %v\n%s", err, Render(c))
 		}

@@ -39,15 +39,14 @@ func (r *reader) checkPlainHTTP(c *Config) {
 		r.faults.add(r.lines["listen"], "listen", fmt.Sprintf("plain HTTP on %s is open to other machines", c.Listen), want)
 	}
 	for i, l := range c.Logs {
-		key := fmt.Sprintf("logs[%d].submission_url", i)
 		if !strings.HasPrefix(l.SubmissionURL, "http://") {
 			continue
 		}
 		switch {
 		case !plain:
-			r.faults.add(r.lines[key], key, "is plain http, but tls: makes the listener speak https only", "want https://")
+			r.logFault(i, "submission_url", "is plain http, but tls: makes the listener speak https only", "want https://")
 		case !c.InsecureHTTP && !Loopback(hostOf(l.SubmissionURL)):
-			r.faults.add(r.lines[key], key, "is plain http on a host that is not loopback", "want https://, or insecure_http: true if that is meant")
+			r.logFault(i, "submission_url", "is plain http on a host that is not loopback", "want https://, or insecure_http: true if that is meant")
 		}
 	}
 }
@@ -67,19 +66,10 @@ func (r *reader) unique(seen map[string]int, value string, i int, key, want stri
 		return
 	}
 	if j, ok := seen[value]; ok {
-		r.fault2(i, key, j, key, fmt.Sprintf("%s is that of logs[%d] too", shorten(value), j), want)
+		r.fault2(i, key, j, key, fmt.Sprintf("%s is that of %s too", shorten(value), r.who(j)), want)
 		return
 	}
 	seen[value] = i
-}
-
-// fault2 reports a fault of a key of log i against a key of log j.
-func (r *reader) fault2(i int, key string, j int, other, what, want string) {
-	path := fmt.Sprintf("logs[%d].%s", i, key)
-	if line := r.lines[fmt.Sprintf("logs[%d].%s", j, other)]; line > 0 {
-		what += fmt.Sprintf(" (line %d)", line)
-	}
-	r.faults.add(r.lines[path], path, what, want)
 }
 
 // checkPrefixes reports prefixes of two logs of which one holds the other, so
@@ -92,7 +82,7 @@ func (r *reader) checkPrefixes(logs []Log) {
 				for _, b := range prefixesOf(m) {
 					same := a.url == b.url && a.key == "submission_url" && b.key == "submission_url"
 					if nested(a.place, b.place) && !same {
-						r.fault2(i, a.key, j, b.key, fmt.Sprintf("%s lies in or around %s of logs[%d]", shorten(a.url), b.key, j),
+						r.fault2(i, a.key, j, b.key, fmt.Sprintf("%s lies in or around %s of %s", shorten(a.url), b.key, r.who(j)),
 							"want prefixes that are apart")
 					}
 				}
@@ -122,28 +112,56 @@ func nested(a, b string) bool { return strings.HasPrefix(a, b) || strings.HasPre
 
 // use is one mention of a path.
 type use struct {
-	log    int
+	log    int // -1 for a path of the process
 	key    string
 	path   string
 	shared bool // may be named by several logs under the same key
 }
 
-func usesOf(logs []Log) []use {
+func usesOf(c *Config) []use {
 	var list []use
-	for i, l := range logs {
-		for _, u := range []use{
-			{i, "key_file", l.KeyFile, false},
-			{i, "roots_file", l.RootsFile, true},
-			{i, "storage", l.Storage, false},
-			{i, "lock", l.Lock, true},
-			{i, "dedup", l.Dedup, false},
-		} {
-			if u.path != "" {
-				list = append(list, u)
-			}
+	add := func(i int, key, path string, shared bool) {
+		if filepath.IsAbs(path) { // else there is none, or it is on S3 or in etcd
+			list = append(list, use{i, key, path, shared})
 		}
 	}
+	for i, l := range c.Logs {
+		add(i, "key_file", l.KeyFile, false)
+		add(i, "secret_file", l.SecretFile, true)
+		add(i, "roots_file", l.RootsFile, true)
+		add(i, "storage", l.Storage, false)
+		add(i, "lock", l.Lock, true)
+		add(i, "dedup", l.Dedup, false)
+	}
+	if c.TLS != nil {
+		add(-1, "tls.key_file", c.TLS.KeyFile, false)
+		if c.TLS.ACME != nil {
+			add(-1, "tls.acme.cache_dir", c.TLS.ACME.CacheDir, false)
+		}
+	}
+	if c.S3 != nil {
+		add(-1, "s3.credentials_file", c.S3.CredentialsFile, false)
+	}
+	if c.Etcd != nil {
+		add(-1, "etcd.key_file", c.Etcd.KeyFile, false)
+		add(-1, "etcd.password_file", c.Etcd.PasswordFile, false)
+	}
 	return list
+}
+
+// useFault reports a use of a path against another; what has a verb for the
+// other's key. Uses of the process come last.
+func (r *reader) useFault(u, other use, what, want string) {
+	the := other.key
+	if other.log >= 0 {
+		the += " of " + r.who(other.log)
+	}
+	what = shorten(u.path) + fmt.Sprintf(what, the)
+	if u.log >= 0 {
+		r.fault2(u.log, u.key, other.log, other.key, what, want)
+		return
+	}
+	r.faults.add(r.lines[u.key], u.key, what, want)
 }
 
 // checkPaths reports files that are used for two things, and anything that lies
@@ -151,25 +169,24 @@ func usesOf(logs []Log) []use {
 func (r *reader) checkPaths(c *Config) {
 	const apart = string(filepath.Separator)
 	first := make(map[string]use)
-	storages := make(map[string]int)
-	for _, u := range usesOf(c.Logs) {
+	storages := make(map[string]use)
+	uses := usesOf(c)
+	for _, u := range uses {
 		if u.key == "storage" {
-			storages[u.path+apart] = u.log
+			storages[u.path+apart] = u
 		}
 		f, ok := first[u.path]
 		switch {
 		case !ok:
 			first[u.path] = u
 		case !u.shared || f.key != u.key:
-			r.fault2(u.log, u.key, f.log, f.key, fmt.Sprintf("%s is %s of logs[%d] too", shorten(u.path), f.key, f.log),
-				"want a path of its own")
+			r.useFault(u, f, " is %s too", "want a path of its own")
 		}
 	}
-	for _, u := range usesOf(c.Logs) {
+	for _, u := range uses {
 		for dir := filepath.Dir(u.path); ; dir = filepath.Dir(dir) {
-			if j, ok := storages[dir+apart]; ok {
-				r.fault2(u.log, u.key, j, "storage", fmt.Sprintf("%s lies in storage of logs[%d]", shorten(u.path), j),
-					"want it outside: a storage directory is public")
+			if f, ok := storages[dir+apart]; ok {
+				r.useFault(u, f, " lies in %s", "want it outside: a storage directory is public")
 			}
 			if dir == filepath.Dir(dir) {
 				break

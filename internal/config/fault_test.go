@@ -40,7 +40,7 @@ const second = `  - name: example2027h1
 // faultsOf parses and returns the faults, one a line, without the file name.
 func faultsOf(t *testing.T, text string) string {
 	t.Helper()
-	_, err := Parse("f", []byte(text), "/d")
+	_, err := Parse("f", []byte(text), "/d", july)
 	if err == nil {
 		return ""
 	}
@@ -57,7 +57,7 @@ func faultsOf(t *testing.T, text string) string {
 
 func TestGood(t *testing.T) {
 	t.Parallel()
-	c, err := Parse("f", []byte(good+second), "/d")
+	c, err := Parse("f", []byte(good+second), "/d", july)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +66,7 @@ func TestGood(t *testing.T) {
 	two := NewLog("example2027h1", "http://127.0.0.1:6962/example2027h1/", "/d", start.AddDate(0, 6, 0), start.AddDate(1, 0, 0))
 	want := &Config{
 		Path: "f", Dir: "/d", Listen: "127.0.0.1:6962", Admin: "127.0.0.1:6963",
-		Logging: Logging{Format: "text"}, MaxConnections: 4096, Logs: []Log{one, two},
+		Logging: Logging{Format: "text"}, MaxConnections: 4096, Roots: Roots{Refresh: DefaultRefresh}, Logs: []Log{one, two},
 	}
 	if d := cmp.Diff(want, c); d != "" {
 		t.Error(d)
@@ -89,8 +89,8 @@ func TestFaults(t *testing.T) {
 	const urlWant = "want http(s)://host[:port]/path/ with a slash at its end, such as https://log.example.org/2026h2/"
 	for name, test := range map[string]struct{ text, want string }{
 		"unknown key":        {edit("    lock: lock.db", "    lock: lock.db\n    preiod: 1s"), "12: logs[0].preiod: unknown key; did you mean period?"},
-		"dashed key":         {edit("key_file:", "key-file:"), "4: logs[0].key_file: is missing; want the PEM of the log's private key\n8: logs[0].key-file: unknown key; did you mean key_file?"},
-		"far key":            {"nonsense: 1\n" + good, "1: nonsense: unknown key; the keys here are: listen, admin, insecure_http, max_connections, tls, logging, logs"},
+		"dashed key":         {edit("key_file:", "key-file:"), "4: logs[0].key_file: is missing; want the PEM of the log's private key, or secret_file\n8: logs[0].key-file: unknown key; did you mean key_file?"},
+		"far key":            {"nonsense: 1\n" + good, "1: nonsense: unknown key; the keys here are: listen, admin, insecure_http, max_connections, tls, logging, logs, series, s3, etcd, roots"},
 		"duplicate key":      {edit("    lock: lock.db", "    lock: lock.db\n    lock: b"), "12: logs[0].lock: stands twice, first on line 11; want it once"},
 		"alias":              {edit("lock.db", "&x lock.db") + "    series: *x\n", "22: logs[1].series: is an alias, which this file may not use; want text"},
 		"unknown alias":      {edit("lock.db", "*x"), "11: yaml: unknown anchor 'x' referenced; nothing after this was read"},
@@ -133,8 +133,8 @@ func TestFaults(t *testing.T) {
 		"same port anywhere": {edit("127.0.0.1:6963", ":6962"), "2: admin: listen 127.0.0.1:6962 and admin :6962 are the same port; want another port for admin: metrics and pprof are not for the public"},
 		"key in storage":     {edit("keys/example2026h2.pem", "logs/example2026h2/a/key.pem"), "8: logs[0].key_file: /d/logs/example2026h2/a/key.pem lies in storage of logs[0] (line 10); want it outside: a storage directory is public"},
 		"storage in storage": {edit("logs/example2027h1", "logs/example2026h2/b"), "19: logs[1].storage: /d/logs/example2026h2/b lies in storage of logs[0] (line 10); want it outside: a storage directory is public"},
-		"URL as path":        {edit("storage: logs", "storage: s3://logs"), `10: logs[0].storage: "s3://logs/example2026h2" is a URL; want a path in the file system`},
-		"no logs":            {"listen: :0\n", "1: logs: is missing; want a list with one log at least; kiln help config shows one\n1: listen: plain HTTP on :0 is open to other machines; want tls:, or a loopback address, or insecure_http: true if that is meant"},
+		"URL as path":        {edit("storage: logs", "storage: gs://logs"), `10: logs[0].storage: "gs://logs/example2026h2" is a URL; want a directory, or s3://BUCKET/PREFIX`},
+		"no logs":            {"listen: :0\n", "1: logs: is missing; want a list with one log at least, or series:; kiln help config shows both\n1: listen: plain HTTP on :0 is open to other machines; want tls:, or a loopback address, or insecure_http: true if that is meant"},
 		"empty list":         {"logs: []\n", "1: logs: is an empty list; want one log at least"},
 		"log is text":        {"logs: [a]\n", `1: logs[0]: is "a"; want keys with values`},
 		"not a mapping":      {"- a\n", "1: is a list; want keys with values"},

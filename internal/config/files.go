@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // maxPEM is the largest key or roots file that is read, in bytes.
@@ -21,36 +22,69 @@ const maxPEM = 64 << 20
 // logs share.
 func (r *reader) checkFiles(c *Config) {
 	keys := make(map[string]int) // by SubjectPublicKeyInfo
-	for i, l := range c.Logs {
+	for i := range c.Logs {
+		l := &c.Logs[i]
 		report := func(key string, p *problem) {
 			if p != nil {
-				path := fmt.Sprintf("logs[%d].%s", i, key)
-				r.faults.add(r.lines[path], path, p.what, p.want)
+				r.logFault(i, key, p.what, p.want)
 			}
 		}
-		if l.KeyFile != "" {
+		// A shard that was not created yet has none of these.
+		made := func(path string) bool { return path != "" && (!l.FromSeries || there(path)) }
+		if made(l.KeyFile) {
 			spki, p := checkKey(l.KeyFile)
 			report("key_file", p)
 			if j, ok := keys[spki]; ok && c.Logs[j].KeyFile != l.KeyFile {
-				r.fault2(i, "key_file", j, "key_file", fmt.Sprintf("%s holds the key of logs[%d] too", l.KeyFile, j),
+				r.fault2(i, "key_file", j, "key_file", fmt.Sprintf("%s holds the key of %s too", l.KeyFile, r.who(j)),
 					"want a key of its own: two logs may not share a log ID")
 			} else if spki != "" {
 				keys[spki] = i
 			}
 		}
+		if l.SecretFile != "" {
+			report("secret_file", checkSecret(l.SecretFile))
+		}
 		if l.RootsFile != "" {
 			report("roots_file", checkRoots(l.RootsFile))
 		}
-		if l.Storage != "" {
+		if filepath.IsAbs(l.Storage) && made(l.Storage) {
 			report("storage", checkKind(l.Storage, true))
 		}
-		if l.Lock != "" {
+		if filepath.IsAbs(l.Lock) && made(l.Lock) {
 			report("lock", checkKind(l.Lock, false))
 		}
 	}
 	if c.TLS != nil {
 		r.checkTLS(c.TLS)
 	}
+	r.checkServiceFiles(c)
+}
+
+func there(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// checkSecret reports a file that is no secret as logkey reads it.
+func checkSecret(path string) *problem {
+	const want = "want one PEM block KILN SECRET of 32 bytes, as kiln keys new makes it"
+	data, p := readPEM(path, want)
+	if p == nil {
+		p = private(path)
+	}
+	if p != nil {
+		return p
+	}
+	block, rest := pem.Decode(data)
+	switch {
+	case block == nil || block.Type != "KILN SECRET":
+		return &problem{path + " holds no secret", want}
+	case len(block.Bytes) != 32 || len(block.Headers) > 0:
+		return &problem{fmt.Sprintf("%s is damaged: it holds %d bytes", path, len(block.Bytes)), want}
+	case bytes.Contains(rest, []byte("-----BEGIN")):
+		return &problem{path + " holds more than one PEM block", want}
+	}
+	return nil
 }
 
 // checkKind reports a path that a created log would have, and that is not there.

@@ -63,7 +63,7 @@ func pkcs8(t *testing.T, key any) []byte {
 func TestLoad(t *testing.T) {
 	t.Parallel()
 	dir := layOut(t, good+second)
-	c, err := Load(filepath.Join(dir, "kiln.yaml"))
+	c, err := Load(filepath.Join(dir, "kiln.yaml"), july)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,13 +75,13 @@ func TestLoad(t *testing.T) {
 func TestLoadNothing(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "kiln.yaml")
-	if _, err := Load(path); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) {
+	if _, err := Load(path, july); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) {
 		t.Errorf("error is %v, want it to name %s", err, path)
 	}
 	if err := os.WriteFile(path, make([]byte, maxFile+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "larger") {
+	if _, err := Load(path, july); err == nil || !strings.Contains(err.Error(), "larger") {
 		t.Errorf("error is %v, want one about the size", err)
 	}
 }
@@ -173,7 +173,7 @@ func remove(t *testing.T, dir, name string) {
 // loadReport returns the faults of dir's kiln.yaml as faultsOf does.
 func loadReport(dir string) string {
 	path := filepath.Join(dir, "kiln.yaml")
-	_, err := Load(path)
+	_, err := Load(path, july)
 	if err == nil {
 		return ""
 	}

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -17,15 +17,17 @@ import (
 // maxFile is the largest configuration file that is read, in bytes.
 const maxFile = 1 << 20
 
-// Load reads a configuration file and checks it and every file it names. If
-// anything is wrong it returns no Config and [Faults] with all of it; if the
-// file itself cannot be read, that error.
-func Load(path string) (*Config, error) {
+// Load reads a configuration file and checks it and every file it names; of a
+// shard of a series, which may be yet to be created, those that are there. The
+// shards follow the calendar: now says which half-year it is. If anything is
+// wrong it returns no Config and [Faults] with all of it; if the file itself
+// cannot be read, that error.
+func Load(path string, now time.Time) (*Config, error) {
 	data, dir, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	r, c := parse(path, data, dir)
+	r, c := parse(path, data, dir, now)
 	r.checkFiles(c)
 	if err := r.faults.err(); err != nil {
 		return nil, err
@@ -35,9 +37,9 @@ func Load(path string) (*Config, error) {
 
 // Parse checks the content of a configuration file, but touches no file that it
 // names. Faults call it name; relative paths in it start from dir, which has to
-// be absolute for the paths to come out so.
-func Parse(name string, data []byte, dir string) (*Config, error) {
-	r, c := parse(name, data, dir)
+// be absolute for the paths to come out so. Series have shards by now, as in Load.
+func Parse(name string, data []byte, dir string, now time.Time) (*Config, error) {
+	r, c := parse(name, data, dir, now)
 	if err := r.faults.err(); err != nil {
 		return nil, err
 	}
@@ -65,13 +67,14 @@ func readFile(path string) (data []byte, dir string, err error) {
 }
 
 // parse returns what could be read, with faults in the reader for the rest.
-func parse(name string, data []byte, dir string) (*reader, *Config) {
-	r := &reader{faults: faultList{file: name}, lines: make(map[string]int)}
+func parse(name string, data []byte, dir string, now time.Time) (*reader, *Config) {
+	r := &reader{faults: faultList{file: name}, lines: make(map[string]int), told: make(map[string]bool)}
 	c := &Config{
 		Path: name, Dir: dir,
 		Listen: DefaultListen, Admin: DefaultAdmin,
 		Logging:        Logging{Format: "text"},
 		MaxConnections: DefaultMaxConnections,
+		Roots:          Roots{Refresh: DefaultRefresh},
 	}
 	root := r.document(data)
 	if root == nil {
@@ -91,7 +94,16 @@ func parse(name string, data []byte, dir string) (*reader, *Config) {
 	if n := s.take("logging"); n != nil {
 		r.logging(n, &c.Logging)
 	}
-	r.logs(s, c)
+	r.allLogs(s, c, now)
+	if n := s.take("s3"); n != nil {
+		c.S3 = r.s3(n, dir)
+	}
+	if n := s.take("etcd"); n != nil {
+		c.Etcd = r.etcd(n, dir)
+	}
+	if n := s.take("roots"); n != nil {
+		r.roots(n, dir, &c.Roots)
+	}
 	s.done()
 
 	r.checkListeners(c)
@@ -100,6 +112,8 @@ func parse(name string, data []byte, dir string) (*reader, *Config) {
 	r.checkPrefixes(c.Logs)
 	r.checkPaths(c)
 	r.checkSeries(c.Logs)
+	r.checkRemote(c)
+	r.checkServices(c)
 	return r, c
 }
 
@@ -198,89 +212,13 @@ func (r *reader) logging(n *yaml.Node, l *Logging) {
 	}
 }
 
-// logs reads the list of logs. A log with faults is kept as far as it could be
-// read, so that indexes agree with the file.
-func (r *reader) logs(s *section, c *Config) {
-	n := s.take("logs")
-	switch {
-	case n == nil:
-		s.missing("logs", "want a list with one log at least; kiln help config shows one")
-		return
-	case n.Kind != yaml.SequenceNode:
-		s.fault("logs", &problem{"is " + describe(n), "want a list, each log beginning with a dash"})
-		return
-	case len(n.Content) == 0:
-		s.fault("logs", &problem{"is an empty list", "want one log at least"})
-		return
-	case len(n.Content) > MaxLogs:
-		s.fault("logs", &problem{fmt.Sprintf("has %d logs", len(n.Content)), fmt.Sprintf("want %d at most", MaxLogs)})
-		return
-	}
-	for i, item := range n.Content {
-		c.Logs = append(c.Logs, r.log(item, fmt.Sprintf("logs[%d]", i), c.Dir))
-	}
-}
-
-// log reads one log.
-func (r *reader) log(n *yaml.Node, path, dir string) Log {
-	l := Log{Period: DefaultPeriod, Batchers: DefaultBatchers, MaxInFlight: DefaultMaxInFlight, Grease: true, IntendedUse: UseProduction}
-	s := r.section(n, path)
-	if s == nil {
-		return l
-	}
-	r.lines[path] = s.line
-	need(s, "name", "want a word that names the log, such as example2026h2", &l.Name, parseName, isText...)
-	l.Series = Stem(l.Name)
-	read(s, "series", &l.Series, parseName, isText...)
-
-	var submission, monitoring *url.URL
-	if need(s, "submission_url", "want the URL that submissions go to, with a slash at its end", &submission, parsePrefix, isText...) {
-		l.SubmissionURL, l.MonitoringURL = submission.String(), submission.String()
-		l.Origin = originOf(submission)
-	}
-	if read(s, "monitoring_url", &monitoring, parsePrefix, isText...) {
-		l.MonitoringURL = monitoring.String()
-	}
-
-	start := need(s, "not_after_start", "want the first NotAfter accepted, such as 2026-07-01T00:00:00Z", &l.NotAfterStart, parseTime, isTime...)
-	limit := need(s, "not_after_limit", "want the first NotAfter no longer accepted, such as 2027-01-01T00:00:00Z", &l.NotAfterLimit, parseTime, isTime...)
-	if start && limit && !l.NotAfterStart.Before(l.NotAfterLimit) {
-		s.fault("not_after_limit", &problem{"is not after not_after_start", "want a window with an end after its start"})
-	}
-
-	s.file("key_file", dir, &l.KeyFile, "want the PEM of the log's private key")
-	s.file("roots_file", dir, &l.RootsFile, "want the PEM of the accepted roots")
-	s.file("storage", dir, &l.Storage, "want the directory for tiles and checkpoint")
-	s.file("lock", dir, &l.Lock, "want the SQLite file of the lock")
-	s.file("dedup", dir, &l.Dedup, "want the SQLite file of the deduplication cache")
-
-	read(s, "period", &l.Period, parsePeriod, isText...)
-	read(s, "batchers", &l.Batchers, between(MinBatchers, MaxBatchers), isInt...)
-	read(s, "max_in_flight", &l.MaxInFlight, between(MinMaxInFlight, MaxMaxInFlight), isInt...)
-	read(s, "read_rate", &l.ReadRate, between(MinReadRate, MaxReadRate), isInt...)
-	read(s, "require_server_auth", &l.RequireServerAuth, parseBool, isBool...)
-	read(s, "names_tiles", &l.Names, parseBool, isBool...)
-	read(s, "grease", &l.Grease, parseBool, isBool...)
-	read(s, "intended_use", &l.IntendedUse, parseUse, isText...)
-	read(s, "read_only", &l.ReadOnly, parseBool, isBool...)
-	s.done()
-	return l
-}
-
 // file reads a path and makes it absolute. A want that is not empty makes the
 // key required. It reports whether the key is there.
 func (s *section) file(key, dir string, dst *string, want string) bool {
-	ok := false
 	if want != "" {
-		ok = need(s, key, want, dst, parseFile, isText...)
+		need(s, key, want, dst, fileAt(dir), isText...)
 	} else {
-		ok = read(s, key, dst, parseFile, isText...)
-	}
-	if ok {
-		if !filepath.IsAbs(*dst) {
-			*dst = filepath.Join(dir, *dst)
-		}
-		*dst = filepath.Clean(*dst)
+		read(s, key, dst, fileAt(dir), isText...)
 	}
 	_, there := s.values[key]
 	return there

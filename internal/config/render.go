@@ -37,13 +37,32 @@ func Render(c *Config) []byte {
 	w.note("", "What goes to standard error. level: debug, info, warn, error. format: text, json.")
 	w.logging(c.Logging)
 	w.blank()
-	w.note("", "One entry for each log. Windows of one series have to abut.")
-	w.line("", "logs:")
+	w.services(c)
+	if len(c.Series) > 0 {
+		w.note("", "A log for each half-year from the first one on. {shard} stands for the name of the",
+			"log, such as example2026h1, {half} for its half-year, such as 2026h1.")
+		w.line("", "series:")
+		for i := range c.Series {
+			w.quiet = i > 0
+			w.series(&c.Series[i])
+		}
+	} else {
+		w.block(exampleSeries)
+	}
+	w.blank()
+	w.quiet = false
+	first := true
 	for i := range c.Logs {
-		if i > 0 {
+		if c.Logs[i].FromSeries {
+			continue
+		}
+		if first {
+			w.note("", "One entry for each log. Windows of one series have to abut.")
+			w.line("", "logs:")
+		} else {
 			w.blank()
 		}
-		w.quiet = i > 0
+		w.quiet, first = !first, false
 		w.log(&c.Logs[i])
 	}
 	return w.buf.Bytes()
@@ -80,6 +99,29 @@ func (w *renderer) option(indent, key string, v, def any) {
 	}
 }
 
+// given writes a key with its value where there is one.
+func (w *renderer) given(indent, key, v string) {
+	if v != "" {
+		w.value(indent, key, v)
+	}
+}
+
+// list writes a key with a list of texts.
+func (w *renderer) list(indent, key string, values []string) {
+	list := make([]string, len(values))
+	for i, v := range values {
+		list[i] = scalar(v)
+	}
+	w.line(indent, key+": ["+strings.Join(list, ", ")+"]")
+}
+
+// block writes an example as a comment.
+func (w *renderer) block(text string) {
+	for line := range strings.Lines(text) {
+		w.note("", strings.TrimRight(line, "\n"))
+	}
+}
+
 func (w *renderer) tls(t *TLS) {
 	w.note("", "TLS from certificate files, or by ACME. Without it the listener speaks plain HTTP.")
 	switch {
@@ -95,11 +137,7 @@ func (w *renderer) tls(t *TLS) {
 	}
 	w.line("", "tls:")
 	w.line("  ", "acme:")
-	hosts := make([]string, len(t.ACME.Hosts))
-	for i, h := range t.ACME.Hosts {
-		hosts[i] = scalar(h)
-	}
-	w.line("    ", "hosts: ["+strings.Join(hosts, ", ")+"]")
+	w.list("    ", "hosts", t.ACME.Hosts)
 	if t.ACME.Email != "" {
 		w.value("    ", "email", t.ACME.Email)
 	}
@@ -130,17 +168,30 @@ func (w *renderer) log(l *Log) {
 	w.note(in, "The NotAfter dates that are accepted: from start, to just before limit.")
 	w.value(in, "not_after_start", l.NotAfterStart)
 	w.value(in, "not_after_limit", l.NotAfterLimit)
-	w.note(in, "The log's private key: PEM, PKCS#8, ECDSA P-256, mode 0600. Back it up.")
-	w.value(in, "key_file", w.path(l.KeyFile))
+	w.note(in, "The log's private key: PEM, PKCS#8, ECDSA P-256, mode 0600. Back it up.",
+		"With secret_file instead, it is derived from a secret that logs may share.")
+	w.given(in, "key_file", w.path(l.KeyFile))
+	w.given(in, "secret_file", w.path(l.SecretFile))
 	w.note(in, "The accepted roots: PEM certificates. Logs may share the file.")
 	w.value(in, "roots_file", w.path(l.RootsFile))
-	w.note(in, "The tree, a directory of its own; the cell that says how far it is, a SQLite",
-		"file that logs may share; the memory of past submissions, a SQLite file.")
+	w.note(in, "The tree, a directory of its own or s3://BUCKET/PREFIX; the cell that says how far",
+		"it is, a SQLite file, s3://BUCKET/PREFIX or etcd:PREFIX that logs may share; the",
+		"memory of past submissions, a SQLite file.")
 	w.value(in, "storage", w.path(l.Storage))
 	w.value(in, "lock", w.path(l.Lock))
 	w.value(in, "dedup", w.path(l.Dedup))
-	w.note(in, fmt.Sprintf("The least time between two rounds, %s to %s.", MinPeriod, MaxPeriod))
-	w.option(in, "period", l.Period, DefaultPeriod)
+	w.options(in, l, l.DefaultPeriod())
+}
+
+// options writes what a log does, beside where it is.
+func (w *renderer) options(in string, l *Log, period time.Duration) {
+	w.note(in, fmt.Sprintf("The least time between two rounds, %s to %s; on S3, %s if it is not said.", MinPeriod, MaxPeriod, DefaultPeriodS3))
+	if shown := *l; l.Period == 0 { // a series without one
+		shown.Period = l.DefaultPeriod()
+		w.option(in, "period", shown.Period, shown.Period)
+	} else {
+		w.option(in, "period", l.Period, period)
+	}
 	w.note(in, fmt.Sprintf("How many batchers pool submissions, %d to %d.", MinBatchers, MaxBatchers))
 	w.option(in, "batchers", l.Batchers, DefaultBatchers)
 	w.note(in, fmt.Sprintf("How many submissions are worked on at a time, %d to %d; more get 503.", MinMaxInFlight, MaxMaxInFlight))
@@ -162,10 +213,11 @@ func (w *renderer) log(l *Log) {
 // path returns a path as it is written: relative where it lies within the
 // directory of the file.
 func (w *renderer) path(p string) string {
-	if rel, err := filepath.Rel(w.dir, p); err == nil && filepath.IsLocal(rel) {
-		return filepath.ToSlash(rel)
+	rel, err := filepath.Rel(w.dir, p)
+	if err != nil || !filepath.IsLocal(rel) || strings.HasPrefix(rel, "s3:") || strings.HasPrefix(rel, etcdScheme) {
+		return p
 	}
-	return p
+	return filepath.ToSlash(rel)
 }
 
 // What needs no quotes; it is less than YAML allows.
@@ -199,7 +251,7 @@ func Template(now time.Time) []byte {
 	name := "example" + half.Suffix
 	return Render(&Config{
 		Listen: DefaultListen, Admin: DefaultAdmin, MaxConnections: DefaultMaxConnections,
-		Logging: Logging{Format: "text"}, Dir: "/",
+		Logging: Logging{Format: "text"}, Dir: "/", Roots: Roots{Refresh: DefaultRefresh},
 		Logs: []Log{NewLog(name, "http://"+DefaultListen+"/"+name+"/", "/", half.Start, half.Limit)},
 	})
 }

@@ -15,7 +15,9 @@ type problem struct{ what, want string }
 // reader turns the nodes of one file into values, and gathers what is wrong.
 type reader struct {
 	faults faultList
-	lines  map[string]int // line of each key that was read, by its path
+	lines  map[string]int  // line of each key that was read, by its path
+	places []place         // of the logs, as many
+	told   map[string]bool // faults of series that were reported
 }
 
 // section is one mapping of the file. Each key is read once, by take; done
