@@ -79,7 +79,7 @@ func (rd *Reader) homePage(ctx context.Context) answer {
 	if i.TLSOnly {
 		d.TLSOnlyIs = "certificates with the extended key usage serverAuth only"
 	}
-	d.Status, _ = i.status(now)
+	d.Status, _ = i.status(now, rd.life())
 	d.StatusText = d.Status
 	_, cp, err := rd.readCheckpoint(ctx)
 	if err != nil {

@@ -11,6 +11,9 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"kiln/checkpoint"
+	"kiln/storage"
 )
 
 // Software is the name in log.v3.json and on the home page.
@@ -96,8 +99,20 @@ func (i Info) complete(now time.Time) (Info, error) {
 // stamp writes a time as RFC 3339 in UTC, in whole seconds.
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
+// Life is what was decided of a log while it runs. The zero value is a log that
+// may grow.
+type Life struct {
+	// FrozenAt is when the log was frozen; zero is not at all.
+	FrozenAt time.Time
+	// Final is the checkpoint of its final tree; nil until there is one.
+	Final *checkpoint.Checkpoint
+}
+
 // status returns the operator's view of the log, and since when it holds.
-func (i *Info) status(now time.Time) (status string, since time.Time) {
+func (i *Info) status(now time.Time, life Life) (status string, since time.Time) {
+	if !life.FrozenAt.IsZero() && (i.ReadOnlyAfter.IsZero() || life.FrozenAt.Before(i.ReadOnlyAfter)) {
+		return "readonly", life.FrozenAt
+	}
 	if !i.ReadOnlyAfter.IsZero() && now.After(i.ReadOnlyAfter) {
 		return "readonly", i.ReadOnlyAfter
 	}
@@ -158,7 +173,53 @@ type softwareJSON struct {
 // the clock, and at the end of the log's life on the tree.
 func (rd *Reader) infoPage(ctx context.Context) answer {
 	i, now := &rd.cfg.Info, rd.cfg.Now()
-	status, since := i.status(now)
+	life := rd.life()
+	if status, _ := i.status(now, life); status == "readonly" && life.FrozenAt.IsZero() && now.After(i.ReadOnlyAfter.Add(settleTime)) {
+		// Without a readable checkpoint the rest is still worth saying.
+		if _, cp, err := rd.readCheckpoint(ctx); err == nil {
+			life.Final = &cp
+		}
+	}
+	body, err := i.document(now, life)
+	if err != nil {
+		rd.log.ErrorContext(ctx, "log.v3.json cannot be made", "err", err)
+		a := text(http.StatusInternalServerError, sentenceInternal)
+		a.err = err
+		return a
+	}
+	return answer{code: http.StatusOK, contentType: typeJSON, body: body, cacheControl: infoCacheControl}
+}
+
+func (rd *Reader) life() Life {
+	if rd.cfg.Life == nil {
+		return Life{}
+	}
+	return rd.cfg.Life()
+}
+
+// infoCacheControl keeps log.v3.json for a while, as its readers may (B2).
+const infoCacheControl = "public, max-age=300"
+
+// InfoObject returns log.v3.json as an object, for storage that is served
+// without a Reader.
+func InfoObject(i Info, now time.Time, life Life) (storage.Object, error) {
+	i, err := i.complete(now)
+	if err != nil {
+		return storage.Object{}, fmt.Errorf("make log.v3.json: %w", err)
+	}
+	body, err := i.document(now, life)
+	if err != nil {
+		return storage.Object{}, fmt.Errorf("make log.v3.json: %w", err)
+	}
+	return storage.Object{Path: InfoPath, Body: body, ContentType: typeJSON, CacheControl: infoCacheControl}, nil
+}
+
+// InfoPath is where a log describes itself (MON-25).
+const InfoPath = "log.v3.json"
+
+// document renders log.v3.json.
+func (i *Info) document(now time.Time, life Life) ([]byte, error) {
+	status, since := i.status(now, life)
 	j := infoJSON{
 		Description: i.Origin, FriendlyName: i.FriendlyName, LogID: i.LogID[:], Key: i.SPKI,
 		SubmissionURL: i.SubmissionURL, MonitoringURL: i.MonitoringURL,
@@ -169,26 +230,20 @@ func (rd *Reader) infoPage(ctx context.Context) answer {
 		Software: softwareJSON{Software, i.Version},
 	}
 	j.Interval.Start, j.Interval.End = stamp(i.NotAfterStart), stamp(i.NotAfterLimit)
-	switch {
-	case status == "active" && !i.ReadOnlyAfter.IsZero():
+	if status == "active" && !i.ReadOnlyAfter.IsZero() {
 		j.PlannedChanges = append(j.PlannedChanges, plannedChange{
 			"readonly", stamp(i.ReadOnlyAfter), "after the end of the NotAfter window no more submissions are taken",
 		})
-	case status == "readonly" && now.After(i.ReadOnlyAfter.Add(settleTime)):
-		// Without a readable checkpoint the rest is still worth saying.
-		if _, cp, err := rd.readCheckpoint(ctx); err == nil {
-			j.FinalTreeHead = &treeHead{cp.Tree.Hash[:], cp.Tree.N, cp.TimestampMillis}
-		}
+	}
+	if status == "readonly" && life.Final != nil {
+		j.FinalTreeHead = &treeHead{life.Final.Tree.Hash[:], life.Final.Tree.N, life.Final.TimestampMillis}
 	}
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	if err := enc.Encode(j); err != nil {
-		rd.log.ErrorContext(ctx, "log.v3.json cannot be made", "err", err)
-		a := text(http.StatusInternalServerError, sentenceInternal)
-		a.err = err
-		return a
+		return nil, err
 	}
-	return answer{code: http.StatusOK, contentType: typeJSON, body: b.Bytes(), cacheControl: "public, max-age=300"}
+	return b.Bytes(), nil
 }

@@ -43,6 +43,9 @@ const storageTimeout = 20 * time.Second
 type Config struct {
 	Bucket storage.Bucket
 	Info   Info
+	// Life, if not nil, is asked for what was decided of the log since. It must
+	// be fast and safe for concurrent use.
+	Life func() Life
 
 	// Names serves names tiles, which are 404 otherwise (MON-24).
 	Names bool
@@ -140,7 +143,7 @@ const (
 	epData       = "data"
 	epNames      = "names"
 	epIssuer     = "issuer"
-	epInfo       = "log.v3.json"
+	epInfo       = InfoPath
 	epHome       = "home"
 	epUnknown    = "unknown"
 )
@@ -166,7 +169,7 @@ func (rd *Reader) route(r *http.Request) target {
 		return target{endpoint: epHome}
 	case "checkpoint":
 		return target{endpoint: epCheckpoint}
-	case "log.v3.json":
+	case InfoPath:
 		return target{endpoint: epInfo}
 	}
 	if name, ok := strings.CutPrefix(path, "issuer/"); ok {

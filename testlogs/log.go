@@ -101,7 +101,7 @@ func (l *Log) create(dir string) error {
 	if err := os.WriteFile(conf.RootsFile, roots, 0o644); err != nil {
 		return err
 	}
-	if err := daemon.CreateLog(ctx, *conf, l.opts.Daemon); err != nil {
+	if err := daemon.CreateLog(ctx, cfg, *conf, l.opts.Daemon); err != nil {
 		return err
 	}
 	info, err := daemon.Metadata(cfg)

@@ -132,7 +132,7 @@ func (o devOptions) prepare(ctx context.Context, e *env) (*config.Config, error)
 		return nil, err
 	}
 	for _, l := range cfg.Logs[known:] {
-		if err := daemon.CreateLog(ctx, l, daemon.Options{}); err != nil {
+		if err := daemon.CreateLog(ctx, cfg, l, daemon.Options{}); err != nil {
 			return nil, err
 		}
 	}

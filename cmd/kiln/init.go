@@ -302,7 +302,7 @@ func createLog(ctx context.Context, p *plan) error {
 	if p.whole() {
 		return nil
 	}
-	return daemon.CreateLog(ctx, p.Config.Logs[0], daemon.Options{})
+	return daemon.CreateLog(ctx, p.Config, p.Config.Logs[0], daemon.Options{})
 }
 
 func writeConfig(_ context.Context, p *plan) error {

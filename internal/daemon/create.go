@@ -11,71 +11,88 @@ import (
 
 	"kiln/internal/config"
 	"kiln/internal/logkey"
-	"kiln/lock/sqlite"
 	"kiln/sequencer"
 	"kiln/storage"
-	"kiln/storage/dir"
 )
 
 // checkpointPath is where the sequencer publishes the checkpoint.
 const checkpointPath = "checkpoint"
 
 // CreateLog makes a log as the configuration has it: the folders, the private
-// key (mode 0600) unless the file is there, the lock cell and the checkpoint of
-// size 0. It may be repeated after a crash half-way, and does nothing to a
-// complete log without entries. It refuses a log that has entries, one that is
-// being served, and to make a key for a log that has lost its own.
-func CreateLog(ctx context.Context, conf config.Log, opts Options) (err error) {
+// key (mode 0600) unless there is one, the lock cell, the checkpoint of size 0
+// and log.v3.json. It may be repeated after a crash half-way, and does nothing to
+// a complete log without entries. It refuses a log that has entries or was
+// frozen, one that is being served, and to make a key for a log that has lost
+// its own.
+func CreateLog(ctx context.Context, cfg *config.Config, conf config.Log, opts Options) (err error) {
 	opts = opts.withDefaults()
+	b := newBackends(cfg, opts.Logger, nil)
 	defer func() {
-		if err != nil {
+		if err = errors.Join(err, b.close()); err != nil {
 			err = fmt.Errorf("create log %s: %w", conf.Name, err)
 		}
 	}()
-	for _, path := range []string{conf.Lock, conf.Dedup} {
-		if err := makeFolder(filepath.Dir(path), 0o755); err != nil {
+	p := &Parts{Conf: conf}
+	if p.Bucket, err = b.bucket(ctx, conf); err != nil {
+		return err
+	}
+	if err := makeFolder(filepath.Dir(conf.Dedup), 0o755); err != nil {
+		return err
+	}
+	if p.Key, err = createKey(ctx, conf, p.Bucket); err != nil {
+		return err
+	}
+	p.LockID = lockID(p.Key)
+	if onSQLite(conf) {
+		if err := makeFolder(filepath.Dir(conf.Lock), 0o755); err != nil {
 			return err
 		}
 	}
-	bucket, err := dir.Open(conf.Storage)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, bucket.Close()) }()
-	key, err := createKey(ctx, conf, bucket)
-	if err != nil {
-		return err
-	}
 	var locks lockFiles
 	defer locks.release()
-	if err := locks.acquire(lockPaths(conf, key)...); err != nil {
+	if err := locks.acquire(lockPaths(conf, p.Key)...); err != nil {
 		return err
 	}
-	cells, err := sqlite.Open(ctx, conf.Lock)
-	if err != nil {
-		return fmt.Errorf("open lock %s: %w", conf.Lock, err)
+	if p.Lock, err = b.lock(ctx, conf); err != nil {
+		return err
 	}
-	defer func() { err = errors.Join(err, cells.Close()) }()
-	return sequencer.Create(ctx, sequencer.Config{
-		Origin: conf.Origin, Key: key, Grease: conf.Grease, Bucket: bucket, Lock: cells, LockID: lockID(key),
-		Period: conf.Period, Names: conf.Names, Now: opts.Now, Logger: opts.Logger.With("log", conf.Name),
+	return p.create(ctx, opts)
+}
+
+// create makes the log of parts that are there.
+func (p *Parts) create(ctx context.Context, opts Options) error {
+	switch state, err := p.State(ctx); {
+	case err != nil:
+		return err
+	case state.Frozen != nil:
+		return fmt.Errorf("the log was frozen at %v, and its key must never be used for another", state.Frozen.At)
+	}
+	err := sequencer.Create(ctx, sequencer.Config{
+		Origin: p.Conf.Origin, Key: p.Key, Grease: p.Conf.Grease, Bucket: p.Bucket, Lock: p.Lock, LockID: p.LockID,
+		Period: p.Conf.Period, Names: p.Conf.Names, Now: opts.Now, Logger: opts.Logger.With("log", p.Conf.Name),
 	})
+	if err != nil {
+		return err
+	}
+	return p.publishInfo(ctx, opts)
 }
 
 // createKey returns the log's key, and makes one if the log is new. The key is
 // the first thing a log has, so one that has a checkpoint and no key lost it.
 func createKey(ctx context.Context, conf config.Log, bucket storage.Bucket) (*logkey.Key, error) {
+	if conf.KeyFile == "" {
+		return LoadKey(conf)
+	}
 	if _, err := os.Lstat(conf.KeyFile); err == nil {
 		return logkey.Load(conf.KeyFile)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("look for log key: %w", err)
 	}
-	switch _, err := bucket.Get(ctx, checkpointPath); {
-	case err == nil:
-		return nil, fmt.Errorf("key file %s is missing but %s holds a log: restore its key, no other one can continue it",
-			conf.KeyFile, conf.Storage)
-	case !errors.Is(err, storage.ErrNotFound):
+	switch raw, err := readCheckpoint(ctx, bucket); {
+	case err != nil:
 		return nil, fmt.Errorf("look for a log in %s: %w", conf.Storage, err)
+	case raw != nil:
+		return nil, lostKey(conf)
 	}
 	key, err := logkey.Generate()
 	if err != nil {

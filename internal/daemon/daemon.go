@@ -15,10 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +23,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"kiln/internal/config"
-	"kiln/internal/logkey"
 )
 
 // Options are what a daemon needs beside its configuration. The zero value
@@ -55,12 +51,13 @@ type Daemon struct {
 	metrics *metrics
 	reg     *prometheus.Registry
 
-	locks  lockFiles
-	keys   []*logkey.Key // of cfg.Logs
-	admin  *admin        // nil if there is none
-	logs   []*runningLog // complete before phase is serving
-	public *public
-	phase  atomic.Int32 // a phase
+	locks    lockFiles
+	backends *backends
+	parts    []*Parts      // of the logs that are served
+	admin    *admin        // nil if there is none
+	logs     []*runningLog // complete before phase is serving
+	public   *public
+	phase    atomic.Int32 // a phase
 
 	stopping chan struct{}  // closed when Close begins: ends the watchers
 	watchers sync.WaitGroup // one for each log, one for the listener
@@ -85,6 +82,7 @@ func Start(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, erro
 		stopping: make(chan struct{}), closed: make(chan struct{}), ended: make(chan struct{}),
 	}
 	d.metrics = newMetrics(d.reg, opts.Version)
+	d.backends = newBackends(cfg, d.log, d.reg)
 	if err := d.start(ctx); err != nil {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), submissionTimeout)
 		defer cancel()
@@ -101,7 +99,7 @@ func (d *Daemon) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.lockData(); err != nil {
+	if err := d.openParts(ctx); err != nil {
 		return err
 	}
 	if d.cfg.Admin != "" {
@@ -109,8 +107,8 @@ func (d *Daemon) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for i, conf := range d.cfg.Logs {
-		l, err := openLog(ctx, conf, d.keys[i], d.opts, d.reg)
+	for _, p := range d.parts {
+		l, err := openLog(ctx, p, d.opts, d.reg)
 		if err != nil {
 			return err
 		}
@@ -133,31 +131,43 @@ func (d *Daemon) start(ctx context.Context) error {
 	return nil
 }
 
-// lockData takes the exclusive locks on the data of all logs, before anything
-// of them is read.
-func (d *Daemon) lockData() error {
+// openParts opens the parts of all logs and takes the exclusive locks on their
+// data, before anything of them is proved. A shard that was not made yet, or was
+// retired, is left out: the calendar makes and ends shards, and the others must
+// go on.
+func (d *Daemon) openParts(ctx context.Context) error {
 	for _, conf := range d.cfg.Logs {
-		key, err := logkey.Load(conf.KeyFile)
+		p, err := d.backends.parts(ctx, conf)
+		if conf.FromSeries && errors.Is(err, ErrNotCreated) {
+			d.log.Warn("shard is not served: it was not made yet, make it with kiln shards create", "log", conf.Name, "err", err)
+			continue
+		}
 		if err != nil {
-			return fmt.Errorf("log %s: key_file: %w", conf.Name, err)
-		}
-		d.keys = append(d.keys, key)
-		for _, folder := range []string{conf.Storage, filepath.Dir(conf.Lock)} {
-			if _, err := os.Stat(folder); errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("log %s: %s does not exist: make the log with kiln init, or correct the path", conf.Name, folder)
-			}
-		}
-		if err := d.locks.acquire(lockPaths(conf, key)...); err != nil {
 			return fmt.Errorf("log %s: %w", conf.Name, err)
 		}
+		state, err := p.State(ctx)
+		if err != nil {
+			return fmt.Errorf("log %s: %w", conf.Name, err)
+		}
+		if conf.FromSeries && state.Retired != nil {
+			d.log.Info("shard is not served: it was retired", "log", conf.Name)
+			continue
+		}
+		if err := d.locks.acquire(lockPaths(conf, p.Key)...); err != nil {
+			return fmt.Errorf("log %s: %w", conf.Name, err)
+		}
+		d.parts = append(d.parts, p)
+	}
+	if len(d.parts) == 0 {
+		return fmt.Errorf("%s: none of its shards is there to be served: make them with kiln shards create", d.cfg.Path)
 	}
 	return nil
 }
 
 func (d *Daemon) router() (*router, error) {
-	infos, err := Metadata(d.cfg)
-	if err != nil {
-		return nil, err
+	var infos []LogInfo
+	for _, p := range d.parts {
+		infos = append(infos, p.info())
 	}
 	index, err := newIndex(infos)
 	if err != nil {
@@ -260,6 +270,7 @@ func (d *Daemon) close(ctx context.Context) {
 		wg.Go(func() { logErrs[i] = l.close() })
 	}
 	wg.Wait()
+	logErrs = append(logErrs, d.backends.close())
 	d.locks.release()
 	errs = append(errs, logErrs...)
 	if d.admin != nil {

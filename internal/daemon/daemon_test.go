@@ -101,7 +101,7 @@ func TestSecondServeOnTheSameData(t *testing.T) {
 	if _, err := daemon.Start(t.Context(), &other, r.opts); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("second start on a copy of the storage: %v", err)
 	}
-	if err := daemon.CreateLog(t.Context(), r.cfg.Logs[1], r.opts); err == nil || !strings.Contains(err.Error(), "in use") {
+	if err := daemon.CreateLog(t.Context(), r.cfg, r.cfg.Logs[1], r.opts); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("create over a running log: %v", err)
 	}
 	r.submit(1, r.chain()) // the first is unharmed

@@ -45,6 +45,9 @@ func (l *runningLog) health(now time.Time) error {
 	if err := l.sequencer.Err(); err != nil {
 		return fmt.Errorf("stopped for good: %w", err)
 	}
+	if l.retired.Load() {
+		return nil // as it should be
+	}
 	age, limit := l.age(now), maxCheckpointAge(l.conf.Period)
 	if age > limit {
 		return fmt.Errorf("the newest checkpoint is %v old, want at most %v", age.Round(time.Millisecond), limit)

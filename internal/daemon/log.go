@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,11 +24,9 @@ import (
 	"kiln/internal/chain"
 	"kiln/internal/config"
 	"kiln/internal/logkey"
-	"kiln/lock/sqlite"
 	"kiln/reader"
 	"kiln/sequencer"
 	"kiln/storage"
-	"kiln/storage/dir"
 	"kiln/tiles"
 )
 
@@ -53,17 +52,21 @@ type runningLog struct {
 	log     *slog.Logger
 	reg     prometheus.Registerer
 	metrics *logMetrics
-	version string
+	opts    Options
 
 	readOnlyAfter time.Time
+	activeSince   time.Time   // set by openReader
+	retired       atomic.Bool // nothing is signed any more
+	published     []byte      // log.v3.json in the storage; of openLife and its goroutine
 
-	bucket    storage.Bucket
-	cells     *sqlite.Store
+	parts     *Parts
+	bucket    storage.Bucket // parts.Bucket
 	sequencer *sequencer.Sequencer
 	latest    func() tlog.Tree // the newest published tree
 	dedup     *dedup.Cache     // nil: the log does without
 	validator *chain.Validator
 	issuers   *issuers
+	life      atomic.Pointer[reader.Life]
 	frontend  http.Handler
 	reader    http.Handler
 
@@ -72,15 +75,17 @@ type runningLog struct {
 
 // openLog starts the roles of a log in order; nothing of a log that cannot be
 // opened is left behind. ctx governs the opening only.
-func openLog(ctx context.Context, conf config.Log, key *logkey.Key, opts Options, reg prometheus.Registerer) (*runningLog, error) {
+func openLog(ctx context.Context, parts *Parts, opts Options, reg prometheus.Registerer) (*runningLog, error) {
+	conf := parts.Conf
 	l := &runningLog{
-		conf: conf, key: key, now: opts.Now, version: opts.Version,
+		conf: conf, parts: parts, key: parts.Key, bucket: parts.Bucket, now: opts.Now, opts: opts,
 		log: opts.Logger.With("log", conf.Name),
 		reg: prometheus.WrapRegistererWith(prometheus.Labels{"log": conf.Name}, reg),
 	}
 	l.readOnlyAfter = l.readOnlyTime()
+	l.life.Store(new(reader.Life))
 	for _, step := range []func(context.Context) error{
-		l.openValidator, l.openStorage, l.openSequencer, l.openDedup, l.openBatchers, l.openReader,
+		l.openValidator, l.openSequencer, l.openDedup, l.openBatchers, l.openReader, l.openLife,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("log %s: %w", conf.Name, err), l.close())
@@ -106,29 +111,15 @@ func (l *runningLog) close() error {
 	return nil
 }
 
-func (l *runningLog) openStorage(ctx context.Context) (err error) {
-	bucket, err := dir.Open(l.conf.Storage)
-	if err != nil {
-		return err
-	}
-	l.bucket = bucket
-	l.onClose(bucket.Close)
-	if l.cells, err = sqlite.Open(ctx, l.conf.Lock); err != nil {
-		return err
-	}
-	l.onClose(l.cells.Close)
-	return nil
-}
-
 func (l *runningLog) openSequencer(ctx context.Context) (err error) {
 	l.sequencer, err = sequencer.Open(ctx, sequencer.Config{
 		Origin: l.conf.Origin, Key: l.key, Grease: l.conf.Grease,
-		Bucket: l.bucket, Lock: l.cells, LockID: lockID(l.key),
+		Bucket: l.bucket, Lock: l.parts.Lock, LockID: l.parts.LockID,
 		Period: l.conf.Period, Names: l.conf.Names,
 		Now: l.now, Logger: l.log, Registerer: l.reg,
 	})
 	if err != nil {
-		return fmt.Errorf("%w (storage %s, lock %s, key_file %s)", err, l.conf.Storage, l.conf.Lock, l.conf.KeyFile)
+		return fmt.Errorf("%w (storage %s, lock %s, %s)", err, l.conf.Storage, l.conf.Lock, keySource(l.conf))
 	}
 	l.onClose(func() error {
 		err := l.sequencer.Close()
@@ -224,7 +215,7 @@ func (l *runningLog) openBatchers(context.Context) error {
 func (l *runningLog) openFrontend(ring frontend.Batcher) error {
 	f, err := frontend.New(frontend.Config{
 		LogID: l.key.LogID(), Validator: l.validator, Batcher: ring, Issuers: l.issuers,
-		ReadOnlyAfter: l.readOnlyAfter, MaxInFlight: l.conf.MaxInFlight, Timeout: l.submissionTimeout(),
+		ReadOnlyAfter: l.readOnlyAfter, ReadOnly: l.sequencer.Sealed, MaxInFlight: l.conf.MaxInFlight, Timeout: l.submissionTimeout(),
 		Now: l.now, Logger: l.log, Registerer: l.reg,
 	})
 	if err != nil {
@@ -282,16 +273,14 @@ func (l *runningLog) openValidator(context.Context) error {
 	return nil
 }
 
-func (l *runningLog) openReader(context.Context) error {
+func (l *runningLog) openReader(ctx context.Context) (err error) {
+	if l.activeSince, err = activeSince(ctx, l.bucket, l.now()); err != nil {
+		return fmt.Errorf("read %s: %w", reader.InfoPath, err)
+	}
 	r, err := reader.New(reader.Config{
 		Bucket: l.bucket, Names: l.conf.Names,
-		Info: reader.Info{
-			Name: l.conf.Name, Origin: l.conf.Origin, SPKI: l.key.SPKI(), LogID: l.key.LogID(),
-			SubmissionURL: l.conf.SubmissionURL, MonitoringURL: l.conf.MonitoringURL,
-			NotAfterStart: l.conf.NotAfterStart, NotAfterLimit: l.conf.NotAfterLimit,
-			TLSOnly: l.conf.RequireServerAuth, IntendedUse: l.conf.IntendedUse,
-			ActiveSince: l.activeSince(), ReadOnlyAfter: l.readOnlyAfter, Version: l.version,
-		},
+		Info:       l.info(),
+		Life:       func() reader.Life { return *l.life.Load() },
 		ClientRate: float64(l.conf.ReadRate),
 		Now:        l.now, Logger: l.log, Registerer: l.reg,
 	})
@@ -300,15 +289,6 @@ func (l *runningLog) openReader(context.Context) error {
 	}
 	l.reader = r
 	return nil
-}
-
-// activeSince is when the log was made: its key is the first thing it has.
-func (l *runningLog) activeSince() time.Time {
-	info, err := os.Stat(l.conf.KeyFile)
-	if err != nil {
-		return l.now() // the key was read a moment ago; nothing hangs on this
-	}
-	return info.ModTime()
 }
 
 // confirm says whether the log holds the entry at a placement: what a cache
@@ -355,9 +335,14 @@ func lockID(key *logkey.Key) string {
 
 // lockPaths are the files that say that the log's data is in use. Their names
 // begin with a dot, which no object of a bucket has (storage.ValidPath).
+// What is on other machines has none: there the lock cell alone tells who writes.
 func lockPaths(conf config.Log, key *logkey.Key) []string {
-	return []string{
-		filepath.Join(conf.Storage, ".serve.lock"),
-		filepath.Join(filepath.Dir(conf.Lock), ".serve-"+lockID(key)[:16]+".lock"),
+	var paths []string
+	if _, _, onS3 := conf.StorageS3(); !onS3 {
+		paths = append(paths, filepath.Join(conf.Storage, ".serve.lock"))
 	}
+	if onSQLite(conf) {
+		paths = append(paths, filepath.Join(filepath.Dir(conf.Lock), ".serve-"+lockID(key)[:16]+".lock"))
+	}
+	return paths
 }

@@ -93,7 +93,7 @@ func TestRefusals(t *testing.T) {
 		}, []string{"log one", "roots.pem"}},
 		"storage missing": {
 			func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Storage) },
-			[]string{"log two", "logs/two", "kiln init"},
+			[]string{"log two", "logs/two", "bring back the storage"},
 		},
 		"checkpoint missing": {
 			func(t *testing.T, r *rig) { remove(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
@@ -187,7 +187,7 @@ func TestCreateLog(t *testing.T) {
 		t.Fatalf("key file: %v, %v; want mode 0600", info, err)
 	}
 	key := r.info(0).Key
-	create := func() error { return daemon.CreateLog(t.Context(), conf, r.opts) }
+	create := func() error { return daemon.CreateLog(t.Context(), r.cfg, conf, r.opts) }
 
 	// After a crash half-way each step is found done or is done again.
 	for _, undo := range []string{"", filepath.Join(conf.Storage, "checkpoint"), filepath.Dir(conf.Dedup)} {

@@ -98,7 +98,7 @@ func newRig(t *testing.T, names ...string) *rig {
 	for _, name := range names {
 		conf := config.NewLog(name, "http://ct.test/"+name+"/", dir, now.AddDate(-1, 0, 0), now.AddDate(1, 0, 0))
 		conf.Period = 10 * time.Millisecond
-		if err := daemon.CreateLog(t.Context(), conf, r.opts); err != nil {
+		if err := daemon.CreateLog(t.Context(), r.cfg, conf, r.opts); err != nil {
 			t.Fatal(err)
 		}
 		r.cfg.Logs = append(r.cfg.Logs, conf)

@@ -1,0 +1,179 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"kiln/checkpoint"
+	"kiln/internal/config"
+	"kiln/internal/lifecycle"
+	"kiln/internal/logkey"
+	"kiln/lock"
+	"kiln/storage"
+)
+
+// Parts are what a log is made of, without anything that runs: for commands
+// that look after a log. They may be used beside kiln serve.
+type Parts struct {
+	Conf   config.Log
+	Key    *logkey.Key
+	Bucket Bucket
+	Lock   lock.Store
+	LockID string // the log's cell in Lock
+
+	backends *backends // nil: somebody else closes them
+}
+
+// OpenParts opens the parts of a log of a configuration, and makes none: a log
+// that was not created is [ErrNotCreated]. ctx governs the opening only. The
+// caller calls Close.
+func OpenParts(ctx context.Context, cfg *config.Config, conf config.Log, opts Options) (*Parts, error) {
+	opts = opts.withDefaults()
+	b := newBackends(cfg, opts.Logger.With("log", conf.Name), nil)
+	p, err := b.parts(ctx, conf)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("log %s: %w", conf.Name, err), b.close())
+	}
+	p.backends = b
+	return p, nil
+}
+
+// Close closes what OpenParts opened.
+func (p *Parts) Close() error {
+	if p.backends == nil {
+		return nil
+	}
+	return p.backends.close()
+}
+
+// State returns what was decided of the log for good.
+func (p *Parts) State(ctx context.Context) (lifecycle.State, error) {
+	return lifecycle.Load(ctx, p.Lock, p.LockID)
+}
+
+// ErrNotCreated says that a log of the configuration was not made yet: it has
+// neither a lock cell nor a checkpoint.
+var ErrNotCreated = errors.New("the log was not made yet")
+
+// parts opens the parts of a log that was created. That one part is there and
+// another is not is no sign of a new log, but of a loss.
+func (b *backends) parts(ctx context.Context, conf config.Log) (*Parts, error) {
+	p := &Parts{Conf: conf}
+	var err error
+	if conf.KeyFile == "" || present(conf.KeyFile) {
+		if p.Key, err = LoadKey(conf); err != nil {
+			return nil, err
+		}
+		p.LockID = lockID(p.Key)
+	}
+	var published []byte
+	if _, _, onS3 := conf.StorageS3(); onS3 || present(conf.Storage) {
+		if p.Bucket, err = b.bucket(ctx, conf); err != nil {
+			return nil, err
+		}
+		if published, err = readCheckpoint(ctx, p.Bucket); err != nil {
+			return nil, fmt.Errorf("look for a log in %s: %w", conf.Storage, err)
+		}
+	}
+	committed := false
+	if p.Key != nil && (!onSQLite(conf) || present(conf.Lock)) {
+		if p.Lock, err = b.lock(ctx, conf); err != nil {
+			return nil, err
+		}
+		if committed, err = hasCell(ctx, p.Lock, p.LockID); err != nil {
+			return nil, err
+		}
+	}
+	return p, p.whole(published, committed)
+}
+
+// whole says what is missing of a log, if anything is.
+func (p *Parts) whole(published []byte, committed bool) error {
+	conf := p.Conf
+	switch {
+	case p.Key == nil && published != nil:
+		return lostKey(conf)
+	case published != nil && !committed:
+		if err := p.checkSigned(published); err != nil {
+			return err
+		}
+		return fmt.Errorf("the lock has no cell of this log, but %s holds its entries (lock %s): the lock was lost, or is another; "+
+			"do not make a new one, it could fork the log: bring back the old", conf.Storage, conf.Lock)
+	case committed && p.Bucket == nil:
+		return fmt.Errorf("%s does not exist, but the lock has a cell of this log: correct the path, or bring back the storage", conf.Storage)
+	case committed:
+		return nil
+	case p.Key == nil:
+		return fmt.Errorf("%s does not exist: correct the path, or make the log first: %w", conf.KeyFile, ErrNotCreated)
+	case p.Bucket == nil:
+		return fmt.Errorf("%s does not exist: correct the path, or make the log first: %w", conf.Storage, ErrNotCreated)
+	}
+	return fmt.Errorf("the lock has no cell of this log (lock %s): if it was made, the lock was lost: bring it back; "+
+		"else make the log first: %w", conf.Lock, ErrNotCreated)
+}
+
+// checkSigned says whether a published checkpoint is one of this log's key.
+func (p *Parts) checkSigned(published []byte) error {
+	v, err := checkpoint.NewVerifier(p.Conf.Origin, p.Key.SPKI())
+	if err == nil {
+		_, err = v.Open(published)
+	}
+	if err != nil {
+		return fmt.Errorf("the published checkpoint was not signed by this log: %w; check that key, origin and storage belong together (storage %s, %s)",
+			err, p.Conf.Storage, keySource(p.Conf))
+	}
+	return nil
+}
+
+// keySource names where the key of a log comes from, as the configuration does.
+func keySource(conf config.Log) string {
+	if conf.KeyFile == "" {
+		return "secret_file " + conf.SecretFile
+	}
+	return "key_file " + conf.KeyFile
+}
+
+func lostKey(conf config.Log) error {
+	return fmt.Errorf("key file %s is missing but %s holds a log: restore its key, no other one can continue it",
+		conf.KeyFile, conf.Storage)
+}
+
+// present reports whether something is at a path, or may be.
+func present(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// readCheckpoint returns the published checkpoint, nil if there is none.
+func readCheckpoint(ctx context.Context, bucket storage.Bucket) ([]byte, error) {
+	raw, err := bucket.Get(ctx, checkpointPath)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	return raw, err
+}
+
+func hasCell(ctx context.Context, store lock.Store, id string) (bool, error) {
+	_, err := store.Load(ctx, id)
+	if errors.Is(err, lock.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func onSQLite(conf config.Log) bool {
+	_, _, onS3 := conf.LockS3()
+	_, onEtcd := conf.LockEtcd()
+	return !onS3 && !onEtcd
+}
+
+// LoadKey reads the private key of a log, or derives it from its secret.
+func LoadKey(conf config.Log) (*logkey.Key, error) {
+	if conf.SecretFile == "" {
+		return logkey.Load(conf.KeyFile)
+	}
+	return nil, errors.New("not yet")
+}
