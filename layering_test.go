@@ -28,6 +28,7 @@ var floors = map[string]string{
 	"storage/dir": "storage", "storage/mem": "storage", "storage/storagetest": "storage",
 	"internal/lifecycle": "lock",
 	"lock/sqlite":        "lock", "lock/mem": "lock", "lock/locktest": "lock",
+	"internal/cell": "lock", "lock/etcd": "lock internal/cell",
 	// Floor 2: the roles, which never import each other.
 	"sequencer": "entry tiles checkpoint storage lock internal/logkey internal/lifecycle",
 	"batcher":   "entry internal/ring",
@@ -44,6 +45,9 @@ var floors = map[string]string{
 var walls = map[string]string{
 	"github.com/mattn/go-sqlite3":                   "dedup lock/sqlite",
 	"database/sql":                                  "dedup lock/sqlite",
+	"go.etcd.io/etcd":                               "lock/etcd",
+	"google.golang.org/grpc":                        "lock/etcd",
+	"go.uber.org/zap":                               "lock/etcd",
 	"github.com/google/certificate-transparency-go": "internal/chain",
 	"filippo.io/sunlight":                           "entry tiles checkpoint testlogs",
 	"github.com/prometheus/client_golang":           "batcher dedup frontend reader sequencer internal/s3client internal/daemon",

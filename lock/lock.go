@@ -40,7 +40,8 @@ type Held struct {
 
 // Store holds cells. All methods are safe for concurrent use by any number of
 // processes. An error other than those named says nothing about whether the
-// write took place: Load tells.
+// write took place: Load tells, and as long as the cell is at the version that
+// was to be replaced the write may still do so.
 type Store interface {
 	// Create makes a cell, or returns ErrExists.
 	Create(ctx context.Context, id string, body []byte) error

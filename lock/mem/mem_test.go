@@ -3,6 +3,7 @@ package mem
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -127,4 +128,26 @@ func TestCrashClone(t *testing.T) {
 	if _, err := c.Replace(ctx, old, []byte("3")); !errors.Is(err, lock.ErrConflict) {
 		t.Errorf("Replace by a holder from before the crash: %v, want %v", err, lock.ErrConflict)
 	}
+}
+
+// TestLedger shows that the faults of the store are honest: what failed before
+// its effect has none, and what failed after it has one.
+func TestLedger(t *testing.T) {
+	t.Parallel()
+	s := New()
+	locktest.Ledger(t, func(await func(int)) {
+		await(20)
+		var calls atomic.Int64
+		s.SetFaults(func(op Op, _ string) Fault {
+			switch n := calls.Add(1); {
+			case op == OpReplace && n%3 == 0:
+				return Fault{After: errFault}
+			case n%5 == 0:
+				return Fault{Before: errFault}
+			}
+			return Fault{}
+		})
+		await(60)
+		s.SetFaults(nil)
+	}, s)
 }
