@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"regexp"
 	"slices"
@@ -21,11 +22,8 @@ type Credentials struct {
 	SessionToken    string // may be empty
 }
 
-// String hides the credentials.
-func (Credentials) String() string { return "(credentials)" }
-
-// GoString hides the credentials.
-func (Credentials) GoString() string { return "(credentials)" }
+// Format hides the credentials, whatever the verb.
+func (Credentials) Format(w fmt.State, _ rune) { io.WriteString(w, "(credentials)") }
 
 // LogValue hides the credentials.
 func (Credentials) LogValue() slog.Value { return slog.StringValue("(credentials)") }

@@ -35,6 +35,16 @@ func Load(path string, now time.Time) (*Config, error) {
 	return c, nil
 }
 
+// Read is Load without the files that the configuration names: for commands that
+// look after those, or bring them back.
+func Read(path string, now time.Time) (*Config, error) {
+	data, dir, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(path, data, dir, now)
+}
+
 // Parse checks the content of a configuration file, but touches no file that it
 // names. Faults call it name; relative paths in it start from dir, which has to
 // be absolute for the paths to come out so. Series have shards by now, as in Load.

@@ -1,8 +1,10 @@
-// Package logkey is a log's private key: read it, name it, sign with it.
+// Package logkey is a log's private key: read it or derive it from a secret, name
+// it, sign with it.
 //
 // Invariants: the key is ECDSA on P-256 (SUB-09); signatures are deterministic
 // (RFC 6979, SUB-32), over SHA-256, in the form of TLS DigitallySigned (SUB-11),
-// and each is verified before it is returned (SUB-36).
+// and each is verified before it is returned (SUB-36); a secret and an origin
+// give the same key for ever.
 //
 // The package never knows what is signed.
 package logkey
@@ -42,7 +44,7 @@ func Generate() (*Key, error) {
 // New wraps an ECDSA P-256 key.
 func New(priv *ecdsa.PrivateKey) (*Key, error) {
 	if priv.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("log key is on curve %s, want P-256", priv.Curve.Params().Name)
+		return nil, fmt.Errorf("the key is %s, want ECDSA P-256", kindOf(priv))
 	}
 	spki, err := x509.MarshalPKIXPublicKey(&priv.PublicKey)
 	if err != nil {
@@ -54,19 +56,9 @@ func New(priv *ecdsa.PrivateKey) (*Key, error) {
 // Parse reads a key from the PEM of its PKCS#8 form, which must be the only
 // thing in data.
 func Parse(data []byte) (*Key, error) {
-	block, rest := pem.Decode(data)
-	switch {
-	case block == nil:
-		return nil, errors.New("parse log key: no PEM block found, want one PRIVATE KEY (PKCS#8)")
-	case block.Type != "PRIVATE KEY":
-		return nil, fmt.Errorf("parse log key: PEM block is %q, want PRIVATE KEY (PKCS#8)", block.Type)
-	}
-	// pem.Decode skips text and damaged blocks around the one it returns.
-	if bytes.Count(data, []byte("-----BEGIN")) > 1 {
-		return nil, errors.New("parse log key: more than one PEM block")
-	}
-	if len(bytes.TrimSpace(rest)) > 0 || !bytes.HasPrefix(bytes.TrimSpace(data), []byte("-----BEGIN")) {
-		return nil, errors.New("parse log key: text before or after the PEM block")
+	block, err := onlyBlock(data, "PRIVATE KEY")
+	if err != nil {
+		return nil, fmt.Errorf("parse log key: %w", err)
 	}
 	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -74,9 +66,34 @@ func Parse(data []byte) (*Key, error) {
 	}
 	priv, ok := k.(*ecdsa.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("parse log key: key is a %T, want ECDSA P-256", k)
+		return nil, fmt.Errorf("parse log key: the key is %s, want ECDSA P-256", kindOf(k))
 	}
 	return New(priv)
+}
+
+// onlyBlock returns the one PEM block of a type that data is.
+func onlyBlock(data []byte, want string) (*pem.Block, error) {
+	named := want
+	if want == "PRIVATE KEY" {
+		named += " (PKCS#8)"
+	}
+	block, rest := pem.Decode(data)
+	switch {
+	case block == nil:
+		return nil, fmt.Errorf("no PEM block found, want one %s", named)
+	case block.Type == "EC PRIVATE KEY" && want == "PRIVATE KEY":
+		return nil, fmt.Errorf("PEM block is %q, want %s: openssl pkcs8 -topk8 -nocrypt makes one of it", block.Type, named)
+	case block.Type != want:
+		return nil, fmt.Errorf("PEM block is %q, want %s", block.Type, named)
+	}
+	// pem.Decode skips text and damaged blocks around the one it returns.
+	if bytes.Count(data, []byte("-----BEGIN")) > 1 {
+		return nil, errors.New("more than one PEM block")
+	}
+	if len(bytes.TrimSpace(rest)) > 0 || !bytes.HasPrefix(bytes.TrimSpace(data), []byte("-----BEGIN")) {
+		return nil, errors.New("text before or after the PEM block")
+	}
+	return block, nil
 }
 
 // Load reads the key in a file, as [Parse].

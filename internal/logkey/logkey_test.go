@@ -200,9 +200,9 @@ func TestParseErrors(t *testing.T) {
 	}{
 		{"nothing", nil, "no PEM block"},
 		{"text", []byte("not a key\n"), "no PEM block"},
-		{"P-384", pkcs8(t, p384), "P-384"},
-		{"RSA", pkcs8(t, rsaKey), "rsa.PrivateKey"},
-		{"Ed25519", pkcs8(t, ed), "ed25519.PrivateKey"},
+		{"P-384", pkcs8(t, p384), "the key is ECDSA P-384, want ECDSA P-256"},
+		{"RSA", pkcs8(t, rsaKey), "the key is RSA (2048 bits), want ECDSA P-256"},
+		{"Ed25519", pkcs8(t, ed), "the key is Ed25519, want ECDSA P-256"},
 		{"SEC1", block("EC PRIVATE KEY", sec1), `"EC PRIVATE KEY", want PRIVATE KEY (PKCS#8)`},
 		{"SEC1 called PKCS#8", block("PRIVATE KEY", sec1), "parse log key"},
 		{"public key", block("PUBLIC KEY", good.SPKI()), `"PUBLIC KEY"`},
