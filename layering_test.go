@@ -25,7 +25,7 @@ var floors = map[string]string{
 	"internal/servers": "", "internal/s3client": "",
 	// Floor 1: what a contract, or one protocol document, needs.
 	"checkpoint": "internal/logkey", "tiles": "entry storage", "dedup": "entry", "internal/chain": "entry",
-	"storage/dir": "storage", "storage/mem": "storage", "storage/storagetest": "storage",
+	"storage/dir": "storage", "storage/mem": "storage", "storage/s3": "storage internal/s3client", "storage/storagetest": "storage",
 	"internal/lifecycle": "lock",
 	"lock/sqlite":        "lock", "lock/mem": "lock", "lock/locktest": "lock",
 	"internal/cell": "lock", "lock/etcd": "lock internal/cell",
@@ -50,7 +50,7 @@ var walls = map[string]string{
 	"go.uber.org/zap":                               "lock/etcd",
 	"github.com/google/certificate-transparency-go": "internal/chain",
 	"filippo.io/sunlight":                           "entry tiles checkpoint testlogs",
-	"github.com/prometheus/client_golang":           "batcher dedup frontend reader sequencer internal/s3client internal/daemon",
+	"github.com/prometheus/client_golang":           "batcher dedup frontend reader sequencer storage/s3 internal/s3client internal/daemon",
 	"github.com/aws":                                "internal/s3client",
 	"go.yaml.in/yaml":                               "internal/config",
 	"net/http":                                      "frontend reader internal/s3client internal/daemon internal/servers testlogs",

@@ -1,0 +1,361 @@
+// Package s3 is a [storage.Bucket] in a bucket of an S3-compatible server.
+//
+// Invariants: an object is one S3 object with the key PREFIX/PATH and the
+// headers it is to be served with; Create never writes over anything and Update
+// never over what it did not see, both by conditional writes of the server (see
+// [Config.Without] for servers that have none); after an outcome that is not
+// known the object is read, and what is there decides. Every call is bounded in
+// attempts, and ends with its context.
+//
+// Any number of buckets, in any number of processes, may be open on one prefix.
+//
+// The package never knows what the objects are, but for the folders whose
+// objects never change, and never AWS' SDK.
+package s3
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"kiln/internal/s3client"
+	"kiln/storage"
+)
+
+// maxPrefix leaves room for a path in S3's 1024 bytes of a key.
+const maxPrefix = 512
+
+// Config says where the objects are. Client and Bucket are required.
+type Config struct {
+	Client *s3client.Client
+	Bucket string // exists already
+	Prefix string // of all keys, without a slash at either end; empty is the whole bucket
+
+	// Without names what the server does not do, as [Probe] found out.
+	//
+	// Without create-only writes, Create looks before it writes and again after:
+	// of two writers of different bytes at the same time the later one wins, and
+	// the other may not learn of it. Without compare-and-swap, Update writes
+	// right after it has looked: a writer that was slow in between, or a request
+	// that hung, can put an older object over a newer one. Calls of one Bucket
+	// never do that to each other.
+	Without Lacks
+
+	Logger     *slog.Logger          // default: none
+	Registerer prometheus.Registerer // may be nil
+}
+
+// Lacks are the conditional writes that a server does not do.
+type Lacks struct{ CreateOnly, CompareAndSwap bool }
+
+// Bucket is a prefix in an S3 bucket. It is safe for concurrent use.
+type Bucket struct {
+	client  *s3client.Client
+	bucket  string
+	prefix  string // ends with a slash unless empty
+	without Lacks
+	logger  *slog.Logger
+	metrics *metrics
+	reg     prometheus.Registerer
+	hedger  *hedger
+
+	// updating is held by the Update at work, so that those of one process do
+	// not fail each other's swaps.
+	updating chan struct{}
+}
+
+var (
+	_ storage.Bucket = (*Bucket)(nil)
+	_ storage.Lister = (*Bucket)(nil)
+)
+
+// Open returns a bucket. It makes no request: whether the server is there and
+// does conditional writes is for [Probe] to say. The caller calls Close.
+func Open(_ context.Context, conf Config) (*Bucket, error) {
+	b, err := open(conf)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket s3://%s/%s: %w", conf.Bucket, conf.Prefix, err)
+	}
+	if err := b.metrics.register(b.reg); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func open(conf Config) (*Bucket, error) {
+	switch {
+	case conf.Client == nil:
+		return nil, errors.New("no client")
+	case !validBucket(conf.Bucket):
+		return nil, errors.New("not the name of a bucket: 3 to 63 characters of a-z 0-9 . and -")
+	case !validPrefix(conf.Prefix):
+		return nil, errors.New("the prefix is to have the form of a path: characters A-Z a-z 0-9 . _ - and single slashes between them")
+	}
+	b := &Bucket{
+		client: conf.Client, bucket: conf.Bucket, prefix: conf.Prefix, without: conf.Without,
+		logger: conf.Logger, metrics: newMetrics(), reg: conf.Registerer,
+		hedger: newHedger(), updating: make(chan struct{}, 1),
+	}
+	if b.prefix != "" {
+		b.prefix += "/"
+	}
+	if b.logger == nil {
+		b.logger = slog.New(slog.DiscardHandler)
+	}
+	return b, nil
+}
+
+// Close takes the metrics back. The client stays open.
+func (b *Bucket) Close() error {
+	b.metrics.unregister(b.reg)
+	return nil
+}
+
+// validBucket holds a name to what every server takes.
+func validBucket(name string) bool {
+	return len(name) >= 3 && len(name) <= 63 &&
+		strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" &&
+		strings.Trim(name, ".-") == name
+}
+
+func validPrefix(prefix string) bool {
+	if prefix == "" {
+		return true
+	}
+	for element := range strings.SplitSeq(prefix, "/") {
+		if !storage.ValidPath(element) {
+			return false
+		}
+	}
+	return len(prefix) <= maxPrefix
+}
+
+// call checks a path, runs the work on its key, and names both in errors.
+func (b *Bucket) call(op, path string, work func(key string) error) error {
+	if !storage.ValidPath(path) {
+		return fmt.Errorf("%s object: invalid path %q", op, path)
+	}
+	start := time.Now()
+	err := work(b.prefix + path)
+	b.metrics.duration.WithLabelValues(op).Observe(time.Since(start).Seconds())
+	if err != nil {
+		return fmt.Errorf("%s object %s: %w", op, path, err)
+	}
+	return nil
+}
+
+// persist makes attempts until one does not fail in a way that another one may
+// not.
+func (b *Bucket) persist(ctx context.Context, op string, attempt func() error) error {
+	var backoff s3client.Backoff
+	for {
+		err := attempt()
+		if err == nil || !s3client.Retryable(err) {
+			return err
+		}
+		if err := b.again(ctx, op, &backoff, err); err != nil {
+			return err
+		}
+	}
+}
+
+// again waits for the next attempt, and counts it.
+func (b *Bucket) again(ctx context.Context, op string, backoff *s3client.Backoff, err error) error {
+	if err := backoff.Wait(ctx, err); err != nil {
+		return err
+	}
+	b.metrics.retries.WithLabelValues(op).Inc()
+	return nil
+}
+
+func content(o storage.Object) s3client.Content {
+	return s3client.Content{Body: o.Body, ContentType: o.ContentType, ContentEncoding: o.ContentEncoding, CacheControl: o.CacheControl}
+}
+
+// Create implements [storage.Bucket].
+func (b *Bucket) Create(ctx context.Context, o storage.Object) error {
+	return b.call("create", o.Path, func(key string) error {
+		var backoff s3client.Backoff
+		for {
+			err := b.tryCreate(ctx, key, o)
+			if err == nil || errors.Is(err, storage.ErrDifferent) {
+				return err
+			}
+			// What was refused as being there, and is not, was deleted meanwhile.
+			if !s3client.Retryable(err) && !errors.Is(err, s3client.ErrNotFound) {
+				return err
+			}
+			if err := b.again(ctx, "create", &backoff, err); err != nil {
+				return hideNotFound(err)
+			}
+		}
+	})
+}
+
+// tryCreate is one attempt. After an unknown outcome another one tells more than
+// a look: if this one took place, the next is told that the object is there.
+func (b *Bucket) tryCreate(ctx context.Context, key string, o storage.Object) error {
+	if b.without.CreateOnly {
+		return b.createBlindly(ctx, key, o)
+	}
+	_, err := b.client.PutIfAbsent(ctx, b.bucket, key, content(o))
+	if !errors.Is(err, s3client.ErrPrecondition) {
+		return err
+	}
+	return b.compare(ctx, key, o.Body)
+}
+
+// createBlindly does without conditional writes. If what it finds afterwards is
+// another's, that one stays.
+func (b *Bucket) createBlindly(ctx context.Context, key string, o storage.Object) error {
+	err := b.compare(ctx, key, o.Body)
+	if !errors.Is(err, s3client.ErrNotFound) {
+		return err
+	}
+	if _, err := b.client.Put(ctx, b.bucket, key, content(o)); err != nil {
+		return err
+	}
+	return b.compare(ctx, key, o.Body)
+}
+
+// compare tells what is there from what is to be there. What can be read from
+// S3 is durable.
+func (b *Bucket) compare(ctx context.Context, key string, body []byte) error {
+	there, err := b.client.Get(ctx, b.bucket, key)
+	switch {
+	case err != nil:
+		return err
+	case !bytes.Equal(there.Body, body):
+		b.metrics.existing.WithLabelValues("different").Inc()
+		return storage.ErrDifferent
+	}
+	b.metrics.existing.WithLabelValues("same").Inc()
+	return nil
+}
+
+// Get implements [storage.Bucket].
+func (b *Bucket) Get(ctx context.Context, path string) (body []byte, err error) {
+	err = b.call("get", path, func(key string) error {
+		return b.persist(ctx, "get", func() error {
+			o, err := b.read(ctx, path, key)
+			if err != nil {
+				return err
+			}
+			body = o.Body
+			return nil
+		})
+	})
+	if errors.Is(err, s3client.ErrNotFound) {
+		return nil, fmt.Errorf("get object %s: %w", path, storage.ErrNotFound)
+	}
+	return body, err
+}
+
+func (b *Bucket) read(ctx context.Context, path, key string) (*s3client.Object, error) {
+	if immutable(path) {
+		return b.readHedged(ctx, key)
+	}
+	return b.client.Get(ctx, b.bucket, key)
+}
+
+// immutable reports whether an object never changes, so that of two answers to
+// one question either will do.
+func immutable(path string) bool {
+	return strings.HasPrefix(path, "tile/") || strings.HasPrefix(path, "issuer/") || strings.HasPrefix(path, "staging/")
+}
+
+// Delete implements [storage.Bucket].
+func (b *Bucket) Delete(ctx context.Context, path string) error {
+	return b.call("delete", path, func(key string) error {
+		return b.persist(ctx, "delete", func() error { return b.client.Delete(ctx, b.bucket, key) })
+	})
+}
+
+// Update implements [storage.Bucket]. If the outcome of its write was unknown,
+// and another writer has replaced the object before it could be looked at, next
+// is called with what that one wrote, as if the write had not taken place.
+func (b *Bucket) Update(ctx context.Context, o storage.Object, next func(current []byte) ([]byte, error)) error {
+	return b.call("update", o.Path, func(key string) error {
+		select {
+		case b.updating <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		defer func() { <-b.updating }()
+		u := update{Bucket: b, key: key, content: content(o), next: next}
+		u.content.Tag = rand.Text()
+		var backoff s3client.Backoff
+		for {
+			done, err := u.attempt(ctx)
+			if done || err == nil {
+				return err
+			}
+			if err := b.again(ctx, "update", &backoff, err); err != nil {
+				return hideNotFound(err)
+			}
+		}
+	})
+}
+
+// update is one call of Update.
+type update struct {
+	*Bucket
+	key     string
+	content s3client.Content // Tag is of this call alone
+	next    func([]byte) ([]byte, error)
+	unknown bool // the outcome of the last write, whose body content has
+}
+
+// attempt reads, asks and swaps. done says that it is of no use to go on.
+func (u *update) attempt(ctx context.Context) (done bool, err error) {
+	there, err := u.client.Get(ctx, u.bucket, u.key)
+	switch {
+	case errors.Is(err, s3client.ErrNotFound):
+		there = nil
+	case err != nil:
+		return !s3client.Retryable(err), err
+	case u.isOurs(there):
+		return true, nil
+	}
+	var current []byte
+	if there != nil {
+		current = there.Body
+	}
+	if u.content.Body, err = u.next(current); err != nil {
+		return true, err
+	}
+	switch {
+	case u.without.CompareAndSwap:
+		_, err = u.client.Put(ctx, u.bucket, u.key, u.content)
+	case there == nil:
+		_, err = u.client.PutIfAbsent(ctx, u.bucket, u.key, u.content)
+	default:
+		_, err = u.client.PutIfMatch(ctx, u.bucket, u.key, there.ETag, u.content)
+	}
+	u.unknown = s3client.OutcomeUnknown(err)
+	return err != nil && !s3client.Retryable(err) && !errors.Is(err, s3client.ErrPrecondition), err
+}
+
+// isOurs reports whether an earlier attempt made the object that is there. If
+// the server lost the tag, the bytes have to do.
+func (u *update) isOurs(there *s3client.Object) bool {
+	if there.Tag != "" {
+		return there.Tag == u.content.Tag
+	}
+	return u.unknown && bytes.Equal(there.Body, u.content.Body)
+}
+
+// hideNotFound cuts what would be taken for an answer of Get.
+func hideNotFound(err error) error {
+	if errors.Is(err, s3client.ErrNotFound) {
+		return errors.New(err.Error())
+	}
+	return err
+}
