@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -82,15 +83,28 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, "%s: ", e.Code)
 	}
 	b.WriteString(e.Err.Error())
-	switch {
-	case e.Class == Unknown || e.Class == Slow:
-		b.WriteString(" (outcome unknown)")
-	case e.Status == http.StatusForbidden && e.Op != opList:
-		b.WriteString(" (check the access key and its rights; without s3:ListBucket a missing object is answered so too)")
-	case e.Status == http.StatusMovedPermanently || e.Status == http.StatusTemporaryRedirect:
-		b.WriteString(" (check region, endpoint and path style)")
-	}
+	b.WriteString(e.hint())
 	return b.String()
+}
+
+// hint says what to look at.
+func (e *Error) hint() string {
+	switch {
+	case (e.Class == Unknown || e.Class == Slow) && e.Op != opGet && e.Op != opHead && e.Op != opList:
+		return " (outcome unknown)"
+	case e.Code == "SignatureDoesNotMatch" || e.Code == "InvalidAccessKeyId" || e.Code == "XAdminUserNotFound":
+		return " (check the access key and its secret)"
+	case e.Code == "RequestTimeTooSkewed":
+		return " (check the clock)"
+	case e.Code == "NoSuchBucket":
+		return " (check bucket, endpoint and path style)"
+	case e.Status == http.StatusForbidden:
+		return " (check the access key and its rights: without s3:ListBucket a missing object is answered so too)"
+	case e.Status >= 300 && e.Status < 400 || e.Code == "AuthorizationHeaderMalformed":
+		return " (check region and endpoint)"
+	default:
+		return ""
+	}
 }
 
 // Unwrap returns the cause.
@@ -147,10 +161,8 @@ func classify(ctx, attempt context.Context, op, bucket, key string, err error) *
 		return e
 	}
 	answer, ok := errors.AsType[*awshttp.ResponseError](err)
-	if !ok {
-		if errors.Is(context.Cause(attempt), errTimeout) {
-			e.Err = errTimeout
-		}
+	if !ok || answer.HTTPStatusCode() == 0 {
+		e.Err = withoutAnswer(attempt, err)
 		return e
 	}
 	e.Status = answer.HTTPStatusCode()
@@ -165,6 +177,17 @@ func classify(ctx, attempt context.Context, op, bucket, key string, err error) *
 	return e
 }
 
+// withoutAnswer cuts the SDK's words around what went wrong on the network.
+func withoutAnswer(attempt context.Context, err error) error {
+	if errors.Is(context.Cause(attempt), errTimeout) {
+		return errTimeout
+	}
+	if request, ok := errors.AsType[*url.Error](err); ok {
+		return request.Err
+	}
+	return err
+}
+
 // class judges an answer by its status and S3's code. Success is no case of it:
 // a body that ended early has status 200 and an unknown outcome.
 func class(op string, status int, code string) Class {
@@ -175,6 +198,9 @@ func class(op string, status int, code string) Class {
 		return Damaged
 	case "RequestTimeout": // a 400: the body came too slowly
 		return Unknown
+	case "NoSuchBucket", "XAdminUserNotFound", // 404 both
+		"ObjectParentIsFile", "ExistingObjectIsDirectory": // 409, of servers on file systems
+		return Refused
 	}
 	switch {
 	case status == http.StatusServiceUnavailable, status == http.StatusTooManyRequests:
@@ -186,8 +212,6 @@ func class(op string, status int, code string) Class {
 			return Unknown
 		}
 		return NotFound
-	case status == http.StatusNotFound && code == "NoSuchBucket":
-		return Refused
 	case status == http.StatusNotFound, status == http.StatusConflict, status == http.StatusRequestTimeout:
 		return Unknown // 409 ConditionalRequestConflict is AWS' way to say: look again
 	case status == http.StatusNotImplemented, status >= 300 && status < 500:

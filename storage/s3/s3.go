@@ -19,6 +19,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"strings"
 	"time"
@@ -66,9 +67,11 @@ type Bucket struct {
 	reg     prometheus.Registerer
 	hedger  *hedger
 
-	// updating is held by the Update at work, so that those of one process do
-	// not fail each other's swaps.
-	updating chan struct{}
+	// turns are held by writers of objects whose paths hash to them: by Updates,
+	// so that those of one process do not fail each other's swaps, and by
+	// Creates that have no conditional write to rely on.
+	turns [64]chan struct{}
+	seed  maphash.Seed
 }
 
 var (
@@ -101,7 +104,10 @@ func open(conf Config) (*Bucket, error) {
 	b := &Bucket{
 		client: conf.Client, bucket: conf.Bucket, prefix: conf.Prefix, without: conf.Without,
 		logger: conf.Logger, metrics: newMetrics(), reg: conf.Registerer,
-		hedger: newHedger(), updating: make(chan struct{}, 1),
+		hedger: newHedger(), seed: maphash.MakeSeed(),
+	}
+	for i := range b.turns {
+		b.turns[i] = make(chan struct{}, 1)
 	}
 	if b.prefix != "" {
 		b.prefix += "/"
@@ -166,6 +172,18 @@ func (b *Bucket) persist(ctx context.Context, op string, attempt func() error) e
 	}
 }
 
+// turn waits until no other writer of this bucket is at an object, and returns
+// what lets the next one at it.
+func (b *Bucket) turn(ctx context.Context, key string) (done func(), err error) {
+	turn := b.turns[maphash.String(b.seed, key)%uint64(len(b.turns))]
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
 // again waits for the next attempt, and counts it.
 func (b *Bucket) again(ctx context.Context, op string, backoff *s3client.Backoff, err error) error {
 	if err := backoff.Wait(ctx, err); err != nil {
@@ -215,8 +233,12 @@ func (b *Bucket) tryCreate(ctx context.Context, key string, o storage.Object) er
 // createBlindly does without conditional writes. If what it finds afterwards is
 // another's, that one stays.
 func (b *Bucket) createBlindly(ctx context.Context, key string, o storage.Object) error {
-	err := b.compare(ctx, key, o.Body)
-	if !errors.Is(err, s3client.ErrNotFound) {
+	done, err := b.turn(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err = b.compare(ctx, key, o.Body); !errors.Is(err, s3client.ErrNotFound) {
 		return err
 	}
 	if _, err := b.client.Put(ctx, b.bucket, key, content(o)); err != nil {
@@ -283,12 +305,11 @@ func (b *Bucket) Delete(ctx context.Context, path string) error {
 // is called with what that one wrote, as if the write had not taken place.
 func (b *Bucket) Update(ctx context.Context, o storage.Object, next func(current []byte) ([]byte, error)) error {
 	return b.call("update", o.Path, func(key string) error {
-		select {
-		case b.updating <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+		done, err := b.turn(ctx, key)
+		if err != nil {
+			return err
 		}
-		defer func() { <-b.updating }()
+		defer done()
 		u := update{Bucket: b, key: key, content: content(o), next: next}
 		u.content.Tag = rand.Text()
 		var backoff s3client.Backoff
