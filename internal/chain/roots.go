@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // ParseRoots returns the DER of all certificates in a PEM file. Text around the
@@ -34,6 +35,25 @@ func ParseRoots(data []byte) ([][]byte, error) {
 		return nil, fmt.Errorf("parse roots: what follows PEM block %d begins a block that cannot be read", len(ders))
 	}
 	return ders, nil
+}
+
+// Root is what a certificate says of itself as an accepted root. Nothing of it
+// is verified.
+type Root struct {
+	// Subject and Issuer are the DER of the Names.
+	Subject, Issuer []byte
+	// NotBefore and NotAfter are its validity, in UTC.
+	NotBefore, NotAfter time.Time
+}
+
+// ParseRoot reads a certificate as a Validator does that is given it as a root:
+// any serial number, any signature algorithm, any name. The slices point into der.
+func ParseRoot(der []byte) (Root, error) {
+	c, err := parseCertificate(der)
+	if err != nil {
+		return Root{}, err
+	}
+	return Root{Subject: c.subject, Issuer: c.issuer, NotBefore: c.notBefore.UTC(), NotAfter: c.notAfter.UTC()}, nil
 }
 
 // rootPool is a set of accepted roots. It never changes after it was made.
