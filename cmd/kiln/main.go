@@ -50,6 +50,10 @@ func commands() []command {
 		serveCommand(),
 		checkCommand(),
 		logsCommand(),
+		rootsFetchCommand(),
+		rootsDiffCommand(),
+		rootsApplyCommand(),
+		rootsListCommand(),
 		versionCommand(),
 		helpCommand(),
 	}
@@ -59,7 +63,9 @@ func commands() []command {
 type group struct{ name, summary string }
 
 func groups() []group {
-	return []group{}
+	return []group{
+		{"roots", "follow the root programmes"},
+	}
 }
 
 // run runs one command line and returns the exit status.

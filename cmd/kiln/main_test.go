@@ -46,7 +46,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeport": freePorts, "start": start, "await": await, "end": end, "get": get,
 			"status": status, "filemode": fileMode, "shard": shard,
-			"replace": replace, "damage": damage, "newkey": newKey, "tree": tree, "checklogs": checkLogs,
+			"report": report, "refuse": refuse, "replace": replace, "damage": damage, "newkey": newKey, "tree": tree, "checklogs": checkLogs,
 		},
 	})
 }

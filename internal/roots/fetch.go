@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -88,7 +89,7 @@ func inReportName(r rune) bool {
 }
 
 // read returns the bytes of a report, all of them or an error.
-func read(ctx context.Context, client *http.Client, source string) ([]byte, error) {
+func (m *Manager) read(ctx context.Context, source string) ([]byte, error) {
 	if err := CheckSource(source); err != nil {
 		return nil, err
 	}
@@ -99,17 +100,17 @@ func read(ctx context.Context, client *http.Client, source string) ([]byte, erro
 	if u.Scheme == "file" {
 		return readFile(u.Path, MaxReport)
 	}
-	return download(ctx, client, u)
+	return m.download(ctx, u)
 }
 
-func download(ctx context.Context, client *http.Client, u *url.URL) ([]byte, error) {
+func (m *Manager) download(ctx context.Context, u *url.URL) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("User-Agent", "kiln")
 	req.Header.Set("Accept", "text/csv, */*;q=0.5")
-	resp, err := strict(client).Do(req)
+	resp, err := strict(m.cfg.Client).Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -120,11 +121,25 @@ func download(ctx context.Context, client *http.Client, u *url.URL) ([]byte, err
 	if resp.ContentLength > MaxReport {
 		return nil, fmt.Errorf("it is larger than %d bytes", MaxReport)
 	}
-	data, err := readAll(resp.Body, MaxReport)
+	data, err := readAll(watched{resp.Body, m.cfg.Progress}, MaxReport)
 	if err != nil {
 		return nil, fmt.Errorf("read the body: %w", err)
 	}
 	return data, nil
+}
+
+// watched tells how many bytes have come.
+type watched struct {
+	io.Reader
+	came func(n int)
+}
+
+func (w watched) Read(b []byte) (int, error) {
+	n, err := w.Reader.Read(b)
+	if w.came != nil {
+		w.came(n)
+	}
+	return n, err
 }
 
 // strict returns a client that follows redirects only to where a report may come
@@ -174,7 +189,7 @@ func (m *Manager) fetch(ctx context.Context, s *State, name, source string) Fetc
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.FetchTimeout)
 	defer cancel()
-	if f.Data, f.Err = read(ctx, m.cfg.Client, f.From); f.Err != nil {
+	if f.Data, f.Err = m.read(ctx, f.From); f.Err != nil {
 		f.Err = fmt.Errorf("read report %s: %w", f.From, f.Err)
 		return f
 	}

@@ -279,7 +279,8 @@ func TestRedirects(t *testing.T) {
 		http.Redirect(w, req, r.server.URL+"/moved", http.StatusFound)
 	}))
 	defer secure.Close()
-	if _, err := read(t.Context(), secure.Client(), secure.URL+"/report"); err == nil || !strings.Contains(err.Error(), "is not followed") {
+	r.cfg.Client = secure.Client()
+	if _, err := r.manager().read(t.Context(), secure.URL+"/report"); err == nil || !strings.Contains(err.Error(), "is not followed") {
 		t.Errorf("error is %v, want that the redirect is not followed", err)
 	}
 }

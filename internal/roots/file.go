@@ -40,10 +40,13 @@ const (
 	lineFormerly = "# formerly: "
 )
 
-const fileHeader = `# Accepted roots. This file is written by kiln: it adds to it and keeps what is
+const (
+	fileMark   = "# Accepted roots. This file is written by kiln:"
+	fileHeader = fileMark + ` it adds to it and keeps what is
 # there. Certificates may be added by hand, but comments do not stay. To take a
 # root out, put its SHA-256 into the file of refused roots.
 `
+)
 
 // Render returns the content of a roots file. It is PEM with comments, which
 // every reader of PEM takes, and the same bytes for the same set.
@@ -81,7 +84,8 @@ func (s *Set) rendered() ([]byte, error) {
 }
 
 // ParseFile reads a roots file, written by Render or by hand. A root without a
-// source stands there by hand.
+// source stands there by hand. It is an error if Render has written a root that
+// is not there any more: certificates that were damaged may still look like one.
 func ParseFile(data []byte) (*Set, error) {
 	found, err := parsePEM(data, "")
 	if err != nil {
@@ -95,7 +99,16 @@ func ParseFile(data []byte) (*Set, error) {
 		}
 		found[i] = r
 	}
-	return NewSet(found...), nil
+	set := NewSet(found...)
+	if !bytes.HasPrefix(data, []byte(fileMark)) {
+		return set, nil
+	}
+	for f := range sources {
+		if _, ok := set.Get(f); !ok {
+			return nil, fmt.Errorf("the certificate of %s is damaged or missing", f)
+		}
+	}
+	return set, nil
 }
 
 // provenance reads the sources in the comments. They name the root they speak of,
@@ -109,6 +122,9 @@ func provenance(data []byte) (sources, formerly map[Fingerprint][]string) {
 		if text, ok := strings.CutPrefix(line, lineSHA256); ok {
 			f, err := ParseFingerprint(text)
 			of, known = f, err == nil
+			if _, ok := sources[of]; known && !ok {
+				sources[of] = nil // it is written here, wherever it comes from
+			}
 		}
 		if !strings.HasPrefix(line, "#") {
 			known = false

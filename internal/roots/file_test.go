@@ -95,6 +95,31 @@ func TestHandWritten(t *testing.T) {
 	}
 }
 
+// TestFlippedBits damages a written file at each place of a certificate: whatever
+// it then looks like, no root is lost in silence.
+func TestFlippedBits(t *testing.T) {
+	t.Parallel()
+	roots := testRoots(t, 2)
+	data := NewSet(roots...).Render()
+	start := bytes.Index(data, []byte("-----BEGIN"))
+	silent := 0
+	for at := start; at < start+len(pemOf(NewSet(roots...).All()[0])); at++ {
+		damaged := bytes.Clone(data)
+		damaged[at] ^= 1
+		if set, err := ParseFile(damaged); err == nil && set.Len() == 2 && set.same(NewSet(roots...)) {
+			silent++ // a bit that base64 does not use, or a space
+		} else if err == nil {
+			t.Fatalf("flipped at %d: read as %v", at, set.All())
+		}
+	}
+	if silent > 4 {
+		t.Errorf("%d flips changed nothing", silent)
+	}
+	if _, err := ParseFile(data[:start]); err == nil {
+		t.Error("a file that ends before its first certificate is taken")
+	}
+}
+
 func attribute(oid string, tag asn1.Tag, value string) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) {

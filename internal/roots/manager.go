@@ -56,6 +56,10 @@ type Config struct {
 	// AcceptShrunk follows reports that list far fewer roots than before.
 	AcceptShrunk bool
 
+	// Progress is called with the number of bytes of a report that came over the
+	// network just now; nil is none.
+	Progress func(n int)
+
 	Client     *http.Client          // nil is http.DefaultClient
 	Logger     *slog.Logger          // nil is silence
 	Now        func() time.Time      // nil is time.Now
