@@ -37,8 +37,9 @@ var floors = map[string]string{
 	"reader":    "storage tiles checkpoint",
 	// Floor 3 and the roof.
 	"internal/daemon": "*",
+	"internal/fsck":   "entry storage tiles checkpoint internal/chain",
 	"testlogs":        "*",
-	"cmd/kiln":        "internal/daemon internal/config internal/logkey internal/roots testlogs",
+	"cmd/kiln":        "internal/daemon internal/config internal/logkey internal/fsck internal/roots testlogs",
 }
 
 // walls keeps things from outside behind the packages on their line. A key is an
@@ -54,7 +55,7 @@ var walls = map[string]string{
 	"github.com/prometheus/client_golang":           "batcher dedup frontend reader sequencer storage/s3 internal/s3client internal/daemon internal/roots",
 	"github.com/aws":                                "internal/s3client",
 	"go.yaml.in/yaml":                               "internal/config",
-	"net/http":                                      "frontend reader internal/s3client internal/daemon internal/roots internal/servers testlogs",
+	"net/http":                                      "frontend reader internal/s3client internal/daemon internal/fsck internal/roots internal/servers testlogs",
 	"golang.org/x/crypto/acme":                      "internal/daemon",
 	"testing":                                       "storage/storagetest lock/locktest",
 }

@@ -54,6 +54,7 @@ func commands() []command {
 		rootsDiffCommand(),
 		rootsApplyCommand(),
 		rootsListCommand(),
+		fsckCommand(),
 		versionCommand(),
 		helpCommand(),
 	}

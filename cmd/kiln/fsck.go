@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"kiln/internal/fsck"
+)
+
+// fsckFlags are the flags of kiln fsck.
+type fsckFlags struct {
+	publicKey, origin, state, contact string
+	onlyNew, signatures, json         bool
+	parallel                          int
+	timeout, stall                    time.Duration
+}
+
+func fsckCommand() command {
+	return command{
+		name: "fsck", args: "URL|DIR [flags]",
+		summary: "check a whole static-ct log, ours or a stranger's",
+		about: "Checks the checkpoint's signature, hashes every entry anew, and compares all hash tiles, issuers, leaf indexes, " +
+			"timestamps, names tiles, partial tiles and (of a URL) headers with what they have to be. It only reads and takes no " +
+			"lock, so it may look at a running log. Key and origin are taken from the log's log.v3.json unless they are given. " +
+			"With --state it remembers the checkpoint, says if a later one contradicts it, and continues where an interrupted run " +
+			"ended. The status is 0 if nothing is wrong, and 1 on the first fault, which is told with path, index and what was " +
+			"wanted; it is 1 as well if something could not be checked, and then the message says so. Notes are no faults.",
+		examples: []string{
+			"kiln fsck https://ct.example.net/2026h2/ --public-key log.pub --state fsck.json",
+			"kiln fsck /var/lib/kiln/2026h2 --public-key log.pub --origin ct.example.net/2026h2",
+			"kiln fsck https://ct.example.net/2026h2/ --json",
+		},
+		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
+			var f fsckFlags
+			fs.StringVar(&f.publicKey, "public-key", "", "the log's public key: a `file` with PEM, DER or base64 of it")
+			fs.StringVar(&f.origin, "origin", "", "the `name` in the log's checkpoints: its submission URL without scheme and last slash")
+			fs.StringVar(&f.state, "state", "", "a `file` that remembers the newest checkpoint and how far the check has come")
+			fs.BoolVar(&f.onlyNew, "only-new", false, "with --state, check only what was added since the last run that ended well")
+			fs.BoolVar(&f.signatures, "signatures", false, "also verify the signature of every certificate by its issuer, which takes much longer")
+			fs.IntVar(&f.parallel, "parallel", fsck.DefaultParallel, "check this `number` of tiles at a time")
+			fs.DurationVar(&f.timeout, "timeout", fsck.DefaultTimeout, "`time` for an answer, and for each piece of it")
+			fs.DurationVar(&f.stall, "stall", fsck.DefaultStall, "end if nothing could be read for this `time`")
+			fs.StringVar(&f.contact, "contact", "", "e-mail or web `address` that is told to the log's operator in the User-Agent")
+			fs.BoolVar(&f.json, "json", false, "write the report as JSON")
+			return func(ctx context.Context, e *env, args []string) error { return f.run(ctx, e, args) }
+		},
+	}
+}
+
+func (f *fsckFlags) run(ctx context.Context, e *env, args []string) error {
+	switch {
+	case len(args) != 1:
+		return misuse("fsck", "want the URL or the directory of one log, got %d arguments", len(args))
+	case f.parallel < 1 || f.parallel > 1024:
+		return misuse("fsck", "--parallel %d is not from 1 to 1024", f.parallel)
+	case f.timeout <= 0 || f.stall <= 0:
+		return misuse("fsck", "--timeout and --stall want a time above 0")
+	case f.onlyNew && f.state == "":
+		return misuse("fsck", "--only-new goes with --state")
+	}
+	opts := fsck.Options{
+		Origin: f.origin, State: f.state, OnlyNew: f.onlyNew, Signatures: f.signatures,
+		Parallel: f.parallel, Timeout: f.timeout, Stall: f.stall, Now: e.now,
+	}
+	if f.publicKey != "" {
+		data, err := os.ReadFile(f.publicKey)
+		if err != nil {
+			return err
+		}
+		if opts.SPKI, err = fsck.ParsePublicKey(data); err != nil {
+			return fmt.Errorf("%s: %w", f.publicKey, err)
+		}
+	}
+	source, closer, err := f.open(args[0])
+	if err != nil {
+		return err
+	}
+	defer closer.Close()
+	in := followInterrupts(ctx)
+	defer in.close()
+	bars := &stages{e: e}
+	opts.Progress = bars.set
+	report, err := fsck.Run(in.ctx, source, opts)
+	bars.end()
+	if err != nil && in.ctx.Err() != nil && ctx.Err() == nil {
+		err = errors.New("interrupted" + f.continued())
+	}
+	return f.print(e, report, err)
+}
+
+// open opens what is to be checked.
+func (f *fsckFlags) open(name string) (fsck.Source, io.Closer, error) {
+	scheme, _, isURL := strings.Cut(name, "://")
+	switch {
+	case !isURL:
+		d, err := fsck.OpenDirectory(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		return d, d, nil
+	case scheme == "http" || scheme == "https":
+		agent := "kiln-fsck/" + strings.Fields(version())[0]
+		if f.contact != "" {
+			agent += " (" + f.contact + ")"
+		}
+		u, err := fsck.OpenURL(name, agent, f.parallel)
+		if err != nil {
+			return nil, nil, misuse("fsck", "%v", err)
+		}
+		return u, u, nil
+	}
+	return nil, nil, misuse("fsck", "%q: logs are read from http://, https:// or a directory", name)
+}
+
+// continued says how to go on after a run that was cut off.
+func (f *fsckFlags) continued() string {
+	if f.state == "" {
+		return "; with --state FILE a run can be continued"
+	}
+	return "; run the same again to continue"
+}
+
+// fsckResult is what --json writes.
+type fsckResult struct {
+	Result string       `json:"result"` // ok, fault or unknown
+	Fault  *fsckFault   `json:"fault,omitempty"`
+	Error  string       `json:"error,omitempty"` // why the check did not come to its end
+	Report *fsck.Report `json:"report"`
+}
+
+type fsckFault struct {
+	Path   string `json:"path"`
+	Index  int64  `json:"index"` // -1 if it concerns no entry
+	Got    string `json:"got,omitempty"`
+	Want   string `json:"want,omitempty"`
+	Detail string `json:"detail"`
+}
+
+func (f *fsckFlags) print(e *env, r *fsck.Report, err error) error {
+	var fault *fsck.Fault
+	isFault := errors.As(err, &fault)
+	if f.json {
+		res := fsckResult{Result: "ok", Report: r}
+		switch {
+		case isFault:
+			res.Result = "fault"
+			res.Fault = &fsckFault{fault.Path, fault.Index, fault.Got, fault.Want, fault.Detail}
+		case err != nil:
+			res.Result, res.Error = "unknown", err.Error()
+		}
+		if jerr := writeJSON(e, res); jerr != nil {
+			return jerr
+		}
+		if err != nil {
+			return errReported
+		}
+		return nil
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(e.stderr, "note: %s (%s, first at %s)\n", n.What, times(n.Count), n.First)
+	}
+	switch {
+	case isFault:
+		return fmt.Errorf("fault: %w", err)
+	case err != nil:
+		return err
+	}
+	e.printf("%s: size %d, root %s, of %s\n", r.Origin, r.TreeSize, r.RootHash, r.Timestamp.Format(time.RFC3339Nano))
+	if r.SinceSize > 0 {
+		e.printf("consistent with the remembered checkpoint of size %d\n", r.SinceSize)
+	}
+	if r.ResumedAt > 0 {
+		e.printf("entries below %d were checked before\n", r.ResumedAt)
+	}
+	e.printf("no faults in %d entries, %s, %s, %s, %s, %s\n", r.Entries, count(int(r.DataTiles), "data tile"),
+		count(int(r.HashTiles), "hash tile"), count(int(r.NamesTiles), "names tile"), count(int(r.Issuers), "issuer"), count(int(r.Partials), "older partial tile"))
+	return nil
+}
+
+func times(n int64) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+// stages shows the stages of a piece of work one after the other.
+type stages struct {
+	e    *env
+	what string
+	bar  *progress
+}
+
+func (s *stages) set(what string, done, total int64) {
+	if what != s.what {
+		s.end()
+		s.what, s.bar = what, s.e.progress(what)
+	}
+	s.bar.set(done, total)
+}
+
+func (s *stages) end() {
+	if s.bar != nil {
+		s.bar.end()
+	}
+}
