@@ -21,6 +21,8 @@ type S3Config struct {
 	Buckets []string // made if missing
 	// CertFile and KeyFile, PEM, make it speak TLS.
 	CertFile, KeyFile string
+	// Domain makes it take http://BUCKET.Domain:PORT/KEY as well.
+	Domain string
 }
 
 // S3 is a running S3 server: region us-east-1, path style, conditional writes.
@@ -54,6 +56,9 @@ func StartS3(ctx context.Context, conf S3Config) (*S3, error) {
 	if conf.CertFile != "" {
 		s.Endpoint = "https://" + conf.Address
 		args = append(args, "--cert", conf.CertFile, "--key", conf.KeyFile)
+	}
+	if conf.Domain != "" {
+		args = append(args, "--virtual-domain", conf.Domain)
 	}
 	s.Server = &Server{
 		name: "versitygw", binary: conf.Binary, args: append(args, "posix", dir),
