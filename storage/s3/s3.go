@@ -16,7 +16,6 @@ package s3
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -72,6 +71,8 @@ type Bucket struct {
 	// Creates that have no conditional write to rely on.
 	turns [64]chan struct{}
 	seed  maphash.Seed
+
+	written written
 }
 
 var (
@@ -298,79 +299,6 @@ func (b *Bucket) Delete(ctx context.Context, path string) error {
 	return b.call("delete", path, func(key string) error {
 		return b.persist(ctx, "delete", func() error { return b.client.Delete(ctx, b.bucket, key) })
 	})
-}
-
-// Update implements [storage.Bucket]. If the outcome of its write was unknown,
-// and another writer has replaced the object before it could be looked at, next
-// is called with what that one wrote, as if the write had not taken place.
-func (b *Bucket) Update(ctx context.Context, o storage.Object, next func(current []byte) ([]byte, error)) error {
-	return b.call("update", o.Path, func(key string) error {
-		done, err := b.turn(ctx, key)
-		if err != nil {
-			return err
-		}
-		defer done()
-		u := update{Bucket: b, key: key, content: content(o), next: next}
-		u.content.Tag = rand.Text()
-		var backoff s3client.Backoff
-		for {
-			done, err := u.attempt(ctx)
-			if done || err == nil {
-				return err
-			}
-			if err := b.again(ctx, "update", &backoff, err); err != nil {
-				return hideNotFound(err)
-			}
-		}
-	})
-}
-
-// update is one call of Update.
-type update struct {
-	*Bucket
-	key     string
-	content s3client.Content // Tag is of this call alone
-	next    func([]byte) ([]byte, error)
-	unknown bool // the outcome of the last write, whose body content has
-}
-
-// attempt reads, asks and swaps. done says that it is of no use to go on.
-func (u *update) attempt(ctx context.Context) (done bool, err error) {
-	there, err := u.client.Get(ctx, u.bucket, u.key)
-	switch {
-	case errors.Is(err, s3client.ErrNotFound):
-		there = nil
-	case err != nil:
-		return !s3client.Retryable(err), err
-	case u.isOurs(there):
-		return true, nil
-	}
-	var current []byte
-	if there != nil {
-		current = there.Body
-	}
-	if u.content.Body, err = u.next(current); err != nil {
-		return true, err
-	}
-	switch {
-	case u.without.CompareAndSwap:
-		_, err = u.client.Put(ctx, u.bucket, u.key, u.content)
-	case there == nil:
-		_, err = u.client.PutIfAbsent(ctx, u.bucket, u.key, u.content)
-	default:
-		_, err = u.client.PutIfMatch(ctx, u.bucket, u.key, there.ETag, u.content)
-	}
-	u.unknown = s3client.OutcomeUnknown(err)
-	return err != nil && !s3client.Retryable(err) && !errors.Is(err, s3client.ErrPrecondition), err
-}
-
-// isOurs reports whether an earlier attempt made the object that is there. If
-// the server lost the tag, the bytes have to do.
-func (u *update) isOurs(there *s3client.Object) bool {
-	if there.Tag != "" {
-		return there.Tag == u.content.Tag
-	}
-	return u.unknown && bytes.Equal(there.Body, u.content.Body)
 }
 
 // hideNotFound cuts what would be taken for an answer of Get.
