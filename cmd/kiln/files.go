@@ -31,6 +31,24 @@ func writeFile(path string, data []byte) (err error) {
 	return syncFolder(filepath.Dir(path))
 }
 
+// writeSecret durably puts a file of mode 0600 where there is none, whole or not
+// at all. It never replaces one.
+func writeSecret(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished+"*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil { // unlike rename, never over another
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
 func syncFolder(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

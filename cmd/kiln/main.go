@@ -55,6 +55,9 @@ func commands() []command {
 		rootsApplyCommand(),
 		rootsListCommand(),
 		fsckCommand(),
+		keysNewCommand(),
+		keysShowCommand(),
+		keysCheckCommand(),
 		versionCommand(),
 		helpCommand(),
 	}
@@ -66,6 +69,7 @@ type group struct{ name, summary string }
 func groups() []group {
 	return []group{
 		{"roots", "follow the root programmes"},
+		{"keys", "make, show and check the keys of logs"},
 	}
 }
 

@@ -68,7 +68,11 @@ func Parse(data []byte) (*Key, error) {
 	if !ok {
 		return nil, fmt.Errorf("parse log key: the key is %s, want ECDSA P-256", kindOf(k))
 	}
-	return New(priv)
+	key, err := New(priv)
+	if err != nil {
+		return nil, fmt.Errorf("parse log key: %w", err)
+	}
+	return key, nil
 }
 
 // onlyBlock returns the one PEM block of a type that data is.
