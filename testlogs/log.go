@@ -13,6 +13,7 @@ import (
 
 	"kiln/internal/config"
 	"kiln/internal/daemon"
+	"kiln/internal/servers"
 )
 
 // Options says what [New] makes. The zero value is a log with a CA of its own
@@ -28,6 +29,11 @@ type Options struct {
 	NotAfterStart, NotAfterLimit time.Time
 	// Listen and Admin are any free port of the loopback interface if empty.
 	Listen, Admin string
+	// Backend says where the log is kept; the zero value is a directory.
+	Backend Backend
+	// Through may put something between the log and its S3 server: it gets the
+	// server's URL and returns the one that the log uses.
+	Through func(endpoint string) string
 	// Configure may change the log's configuration before it is written.
 	Configure func(*config.Log)
 	// Daemon is passed on; its Logger is nil for silence.
@@ -42,6 +48,9 @@ type Log struct {
 	ConfigPath string // of its kiln.yaml
 	Conf       config.Log
 	SPKI       []byte // of its key
+
+	S3   *servers.S3   // its S3 server, nil if it has none
+	Etcd *servers.Etcd // its etcd server, nil if it has none
 
 	tb      TB
 	opts    Options
@@ -88,6 +97,9 @@ func newHTTPClient() *http.Client {
 func (l *Log) create(dir string) error {
 	ctx := context.Background()
 	cfg := l.config(dir)
+	if err := l.serve(dir, cfg); err != nil {
+		return err
+	}
 	conf := &cfg.Logs[0]
 	if err := os.MkdirAll(filepath.Dir(conf.KeyFile), 0o700); err != nil {
 		return err

@@ -14,7 +14,6 @@ import (
 
 	"kiln/internal/config"
 	"kiln/internal/daemon"
-	"kiln/internal/logkey"
 	"kiln/testlogs"
 )
 
@@ -22,6 +21,9 @@ type devOptions struct {
 	dir, listen, admin string
 	samples            int
 	moved              bool // listen or admin were given
+	s3                 bool // storage and lock on an S3 server of its own
+	s3Listen           string
+	s3Moved            bool // s3Listen was given
 }
 
 func devCommand() command {
@@ -30,13 +32,16 @@ func devCommand() command {
 		summary: "try kiln: two test logs on this machine, with sample submissions",
 		about: "Makes what is missing in a folder (keys, lock, a test log for this half-year and one for the next, a throw-away " +
 			"test CA), serves the logs on this machine, submits a few samples and prints what came of them. Started again, it goes on " +
-			"with the same logs. Ctrl-C drains and stops it. For tests only: anybody who reads the folder has the CA's keys.",
-		examples: []string{"kiln dev", "kiln dev --dir other --listen 127.0.0.1:7962 --admin 127.0.0.1:7963"},
+			"with the same logs. With --s3 they are on an S3 server (versitygw), which is installed if it is missing, started beside them " +
+			"and stopped after them. Ctrl-C drains and stops it. For tests only: anybody who reads the folder has the CA's keys.",
+		examples: []string{"kiln dev", "kiln dev --s3", "kiln dev --dir other --listen 127.0.0.1:7962 --admin 127.0.0.1:7963"},
 		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
 			var o devOptions
-			fs.StringVar(&o.dir, "dir", "kiln-dev", "the `folder`")
+			fs.StringVar(&o.dir, "dir", "", "the `folder` (default kiln-dev, with --s3 kiln-dev-s3)")
 			fs.StringVar(&o.listen, "listen", config.DefaultListen, "`address` for submission and monitoring, of a new folder")
 			fs.StringVar(&o.admin, "admin", config.DefaultAdmin, "`address` for metrics, health and profiles, of a new folder")
+			fs.BoolVar(&o.s3, "s3", false, "keep the logs on an S3 server that runs beside them")
+			fs.StringVar(&o.s3Listen, "s3-listen", devS3Listen, "`address` of the S3 server, of a new folder")
 			fs.IntVar(&o.samples, "samples", 3, "`number` of certificates to submit to each log, 0 to 1000")
 			return func(ctx context.Context, e *env, args []string) error {
 				if err := noArguments("dev", args); err != nil {
@@ -46,6 +51,13 @@ func devCommand() command {
 					return misuse("dev", "--samples: %d is not in 0 to 1000", o.samples)
 				}
 				o.moved = isSet(fs, "listen") || isSet(fs, "admin")
+				o.s3Moved = isSet(fs, "s3-listen")
+				if o.dir == "" {
+					o.dir = "kiln-dev"
+					if o.s3 {
+						o.dir = "kiln-dev-s3"
+					}
+				}
 				return dev(ctx, e, o)
 			}
 		},
@@ -58,7 +70,7 @@ func dev(ctx context.Context, e *env, o devOptions) error {
 		return err
 	}
 	o.dir = dir
-	for _, f := range []struct{ name, addr string }{{"listen", o.listen}, {"admin", o.admin}} {
+	for _, f := range []struct{ name, addr string }{{"listen", o.listen}, {"admin", o.admin}, {"s3-listen", o.s3Listen}} {
 		if host, _, err := net.SplitHostPort(f.addr); err != nil || !config.Loopback(host) {
 			return misuse("dev", "--%s: %q is not on this machine; want 127.0.0.1:PORT: anybody could make certificates for these logs",
 				f.name, f.addr)
@@ -68,6 +80,14 @@ func dev(ctx context.Context, e *env, o devOptions) error {
 	if err != nil {
 		return err
 	}
+	stopS3, err := o.startS3(ctx, e)
+	if err != nil {
+		return err
+	}
+	return errors.Join(o.serve(ctx, e, ca), stopS3())
+}
+
+func (o devOptions) serve(ctx context.Context, e *env, ca *testlogs.CA) error {
 	cfg, err := o.prepare(ctx, e)
 	if err != nil {
 		return err
@@ -149,13 +169,17 @@ func (o devOptions) existing(e *env, path string) (*config.Config, error) {
 		return nil, err
 	}
 	if !found {
-		return &config.Config{
+		cfg := &config.Config{
 			Path: path, Dir: o.dir, Listen: o.listen, Admin: o.admin,
 			MaxConnections: config.DefaultMaxConnections,
 			Roots:          config.Roots{Refresh: config.DefaultRefresh},
 			// A line for each round would bury what a newcomer looks for.
 			Logging: config.Logging{Level: slog.LevelWarn, Format: "text"},
-		}, nil
+		}
+		if o.s3 {
+			o.withS3(cfg)
+		}
+		return cfg, nil
 	}
 	cfg, err := config.Load(path, e.now())
 	if err != nil {
@@ -183,6 +207,9 @@ func (o devOptions) addShards(cfg *config.Config, shards []testlogs.Shard) error
 		}
 		l := config.NewLog(name, prefix, o.dir, next.Start, next.Limit)
 		l.IntendedUse = config.UseTest
+		if cfg.S3 != nil {
+			onS3(&l)
+		}
 		cfg.Logs = append(cfg.Logs, l)
 	}
 	return nil
@@ -197,7 +224,7 @@ func (o devOptions) submitSamples(ctx context.Context, e *env, cfg *config.Confi
 	tw := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "LOG\tENDPOINT\tINDEX\tTIMESTAMP")
 	for _, l := range openLogs(cfg, e) {
-		key, err := logkey.Load(l.KeyFile)
+		key, err := daemon.LoadKey(l)
 		if err != nil {
 			return err
 		}
@@ -252,6 +279,9 @@ func printDev(e *env, cfg *config.Config, d *daemon.Daemon) {
 	for _, l := range cfg.Logs {
 		e.printf("%s  NotAfter in %s\n", l.Name, windowOf(l))
 		e.printf("  home page   %s\n  checkpoint  %scheckpoint\n  submission  %sct/v1/\n", l.MonitoringURL, l.MonitoringURL, l.SubmissionURL)
+	}
+	if cfg.S3 != nil {
+		e.printf("\nS3 server: %s, bucket %s, credentials in %s\n", cfg.S3.Endpoint, devBucket, cfg.S3.CredentialsFile)
 	}
 	e.printf("\nmetrics and health: http://%s/metrics  /livez  /readyz\ntest CA: %s\nCtrl-C drains and stops.\n",
 		d.AdminAddr(), filepath.Join(cfg.Dir, "ca"))

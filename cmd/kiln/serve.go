@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -49,6 +50,12 @@ func serve(ctx context.Context, e *env, cfg *config.Config, started func(context
 	defer i.close()
 
 	var d *daemon.Daemon
+	var running atomic.Pointer[daemon.Daemon]
+	defer followHangups(func() {
+		if d := running.Load(); d != nil { // a log that is being started reads all there is anyway
+			d.Reload()
+		}
+	})()
 	err := i.run(func() (err error) {
 		d, err = daemon.Start(i.ctx, cfg, daemon.Options{Logger: newLogger(e.stderr, cfg.Logging), Version: version()})
 		return err
@@ -60,6 +67,7 @@ func serve(ctx context.Context, e *env, cfg *config.Config, started func(context
 	case err != nil:
 		return err
 	}
+	running.Store(d)
 	failed := make(chan error, 1)
 	go func() { failed <- d.Wait() }() // returns after Close at the latest
 

@@ -84,3 +84,27 @@ func (i *interrupts) run(f func() error) error {
 		return fmt.Errorf("%v: stopped before everything was drained", i.last)
 	}
 }
+
+// followHangups calls reload at each SIGHUP until the returned function is
+// called, which waits for the last call.
+func followHangups(reload func()) (stop func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-signals:
+				reload()
+			case <-end:
+				return
+			}
+		}
+	})
+	return func() {
+		signal.Stop(signals)
+		close(end)
+		wg.Wait()
+	}
+}

@@ -11,10 +11,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"kiln/internal/config"
+	"kiln/internal/s3client"
 	"kiln/lock"
+	"kiln/lock/etcd"
 	"kiln/lock/sqlite"
 	"kiln/storage"
 	"kiln/storage/dir"
+	"kiln/storage/s3"
 )
 
 // Bucket is where a log's objects are, in any of the backends.
@@ -31,13 +34,15 @@ type backends struct {
 	log *slog.Logger
 	reg prometheus.Registerer
 
-	locks map[string]lock.Store // by where they are
+	s3Client *s3client.Client
+	lacks    map[string]s3.Lacks   // by bucket, as found out by trying
+	locks    map[string]lock.Store // by where they are
 
 	closers []func() error
 }
 
 func newBackends(cfg *config.Config, log *slog.Logger, reg prometheus.Registerer) *backends {
-	return &backends{cfg: cfg, log: log, reg: reg, locks: make(map[string]lock.Store)}
+	return &backends{cfg: cfg, log: log, reg: reg, lacks: make(map[string]s3.Lacks), locks: make(map[string]lock.Store)}
 }
 
 // close closes all that was opened, in reverse.
@@ -61,7 +66,39 @@ func (b *backends) bucket(ctx context.Context, conf config.Log) (Bucket, error) 
 		b.closers = append(b.closers, d.Close)
 		return d, nil
 	}
-	return nil, fmt.Errorf("storage s3://%s/%s: not yet", name, prefix)
+	client, err := b.s3(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s3conf := s3.Config{Client: client, Bucket: name, Prefix: prefix, Logger: b.log.With("log", conf.Name)}
+	if b.reg != nil {
+		s3conf.Registerer = prometheus.WrapRegistererWith(prometheus.Labels{"log": conf.Name}, b.reg)
+	}
+	if s3conf.Without, err = b.probe(ctx, s3conf); err != nil {
+		return nil, err
+	}
+	bucket, err := s3.Open(ctx, s3conf)
+	if err != nil {
+		return nil, err
+	}
+	b.closers = append(b.closers, bucket.Close)
+	return bucket, nil
+}
+
+// probe finds out once for each bucket what its server does.
+func (b *backends) probe(ctx context.Context, conf s3.Config) (s3.Lacks, error) {
+	if lacks, ok := b.lacks[conf.Bucket]; ok {
+		return lacks, nil
+	}
+	found, err := s3.Probe(ctx, conf)
+	if err != nil {
+		return s3.Lacks{}, err
+	}
+	for _, problem := range found.Problems {
+		b.log.Warn("S3 server lacks something that a log wants: "+problem, "path", "s3://"+conf.Bucket)
+	}
+	b.lacks[conf.Bucket] = found.Lacks()
+	return found.Lacks(), nil
 }
 
 // lock opens the lock store of a log. Logs that name the same share it.
@@ -78,8 +115,11 @@ func (b *backends) lock(ctx context.Context, conf config.Log) (lock.Store, error
 }
 
 func (b *backends) openLock(ctx context.Context, conf config.Log) (lock.Store, error) {
-	if !onSQLite(conf) {
+	if _, _, ok := conf.LockS3(); ok {
 		return nil, fmt.Errorf("lock %s: not yet", conf.Lock)
+	}
+	if prefix, ok := conf.LockEtcd(); ok {
+		return b.etcd(ctx, prefix)
 	}
 	if err := makeFolder(filepath.Dir(conf.Lock), 0o755); err != nil {
 		return nil, err
@@ -90,4 +130,59 @@ func (b *backends) openLock(ctx context.Context, conf config.Log) (lock.Store, e
 	}
 	b.closers = append(b.closers, cells.Close)
 	return cells, nil
+}
+
+// s3 returns the client of the S3 server.
+func (b *backends) s3(ctx context.Context) (*s3client.Client, error) {
+	if b.s3Client != nil {
+		return b.s3Client, nil
+	}
+	c := b.cfg.S3
+	if c == nil {
+		return nil, errors.New("the configuration has no section s3")
+	}
+	conf := s3client.Config{
+		Endpoint: c.Endpoint, Region: c.Region, PathStyle: c.PathStyle, CAFile: c.CAFile,
+		Parallel: c.Parallel, Timeout: c.Timeout, Logger: b.log, Registerer: b.reg,
+	}
+	if c.CredentialsFile != "" {
+		secret, err := config.LoadCredentials(c.CredentialsFile)
+		if err != nil {
+			return nil, fmt.Errorf("credentials_file: %w", err)
+		}
+		conf.AccessKeyID, conf.SecretAccessKey, conf.SessionToken = secret.AccessKeyID, secret.SecretAccessKey, secret.SessionToken
+	}
+	client, err := s3client.New(ctx, conf)
+	if err != nil {
+		return nil, err
+	}
+	b.s3Client = client
+	b.closers = append(b.closers, func() error {
+		client.Close()
+		return nil
+	})
+	return client, nil
+}
+
+func (b *backends) etcd(ctx context.Context, prefix string) (lock.Store, error) {
+	c := b.cfg.Etcd
+	if c == nil {
+		return nil, errors.New("the configuration has no section etcd")
+	}
+	conf := etcd.Config{
+		Endpoints: c.Endpoints, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile,
+		Username: c.Username, Prefix: prefix, Timeout: c.Timeout, Logger: b.log,
+	}
+	if c.PasswordFile != "" {
+		var err error
+		if conf.Password, err = config.LoadPassword(c.PasswordFile); err != nil {
+			return nil, fmt.Errorf("password_file: %w", err)
+		}
+	}
+	store, err := etcd.Open(ctx, conf)
+	if err != nil {
+		return nil, err
+	}
+	b.closers = append(b.closers, store.Close)
+	return store, nil
 }

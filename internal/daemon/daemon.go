@@ -22,7 +22,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"kiln/internal/chain"
 	"kiln/internal/config"
+	"kiln/internal/roots"
 )
 
 // Options are what a daemon needs beside its configuration. The zero value
@@ -53,11 +55,14 @@ type Daemon struct {
 
 	locks    lockFiles
 	backends *backends
-	parts    []*Parts      // of the logs that are served
-	admin    *admin        // nil if there is none
-	logs     []*runningLog // complete before phase is serving
-	public   *public
-	phase    atomic.Int32 // a phase
+	parts    []*Parts                  // of the logs that are served
+	admin    *admin                    // nil if there is none
+	logs     []*runningLog             // complete before phase is serving
+	roots    map[string]*roots.Manager // by roots file
+	// validators are of parts; made before the logs, since roots are for several.
+	validators []*chain.Validator
+	public     *public
+	phase      atomic.Int32 // a phase
 
 	stopping chan struct{}  // closed when Close begins: ends the watchers
 	watchers sync.WaitGroup // one for each log, one for the listener
@@ -107,8 +112,11 @@ func (d *Daemon) start(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, p := range d.parts {
-		l, err := openLog(ctx, p, d.opts, d.reg)
+	if err := d.openRoots(ctx); err != nil {
+		return err
+	}
+	for i, p := range d.parts {
+		l, err := openLog(ctx, p, d.validators[i], d.opts, d.reg)
 		if err != nil {
 			return err
 		}
@@ -126,6 +134,7 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.watch()
+	d.followRoots()
 	d.phase.Store(int32(serving))
 	d.log.Info("serving", "endpoint", d.Addr())
 	return nil

@@ -75,10 +75,10 @@ type runningLog struct {
 
 // openLog starts the roles of a log in order; nothing of a log that cannot be
 // opened is left behind. ctx governs the opening only.
-func openLog(ctx context.Context, parts *Parts, opts Options, reg prometheus.Registerer) (*runningLog, error) {
+func openLog(ctx context.Context, parts *Parts, v *chain.Validator, opts Options, reg prometheus.Registerer) (*runningLog, error) {
 	conf := parts.Conf
 	l := &runningLog{
-		conf: conf, parts: parts, key: parts.Key, bucket: parts.Bucket, now: opts.Now, opts: opts,
+		conf: conf, parts: parts, key: parts.Key, bucket: parts.Bucket, validator: v, now: opts.Now, opts: opts,
 		log: opts.Logger.With("log", conf.Name),
 		reg: prometheus.WrapRegistererWith(prometheus.Labels{"log": conf.Name}, reg),
 	}
@@ -241,31 +241,32 @@ func (l *runningLog) readOnlyTime() time.Time {
 	return end
 }
 
+// newValidator makes what says which submissions a log accepts, as yet without
+// roots.
+func newValidator(conf config.Log, opts Options) (*chain.Validator, error) {
+	if !conf.NotAfterStart.Before(conf.NotAfterLimit) {
+		return nil, fmt.Errorf("not_after_start %v is not before not_after_limit %v", conf.NotAfterStart, conf.NotAfterLimit)
+	}
+	return chain.New(chain.Config{
+		NotAfterStart: conf.NotAfterStart, NotAfterLimit: conf.NotAfterLimit,
+		RequireServerAuth: conf.RequireServerAuth, Now: opts.Now,
+	})
+}
+
 // openValidator comes first, since what it finds wrong must be found before
 // anything is signed.
 func (l *runningLog) openValidator(context.Context) error {
-	if !l.conf.NotAfterStart.Before(l.conf.NotAfterLimit) {
-		return fmt.Errorf("not_after_start %v is not before not_after_limit %v", l.conf.NotAfterStart, l.conf.NotAfterLimit)
-	}
-	v, err := chain.New(chain.Config{
-		NotAfterStart: l.conf.NotAfterStart, NotAfterLimit: l.conf.NotAfterLimit,
-		RequireServerAuth: l.conf.RequireServerAuth, Now: l.now,
-	})
-	if err != nil {
-		return err
-	}
 	data, err := os.ReadFile(l.conf.RootsFile)
 	if err != nil {
 		return fmt.Errorf("read roots_file: %w", err)
 	}
-	l.validator = v
 	if config.NoRoots(data) { // as kiln init leaves it: said so, not lost
 		l.log.Warn("the log accepts nothing: there are no roots in its roots_file", "path", l.conf.RootsFile)
 		return nil
 	}
 	roots, err := chain.ParseRoots(data)
 	if err == nil {
-		err = v.SetRoots(roots)
+		err = l.validator.SetRoots(roots)
 	}
 	if err != nil {
 		return fmt.Errorf("roots_file %s: %w", l.conf.RootsFile, err)

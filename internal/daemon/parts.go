@@ -24,20 +24,18 @@ type Parts struct {
 	Lock   lock.Store
 	LockID string // the log's cell in Lock
 
-	backends *backends // nil: somebody else closes them
+	backends *backends // nil: an Opener or Daemon closes them
 }
 
-// OpenParts opens the parts of a log of a configuration, and makes none: a log
-// that was not created is [ErrNotCreated]. ctx governs the opening only. The
-// caller calls Close.
+// OpenParts opens the parts of one log; see [Opener.Open]. The caller calls
+// Close.
 func OpenParts(ctx context.Context, cfg *config.Config, conf config.Log, opts Options) (*Parts, error) {
-	opts = opts.withDefaults()
-	b := newBackends(cfg, opts.Logger.With("log", conf.Name), nil)
-	p, err := b.parts(ctx, conf)
+	o := NewOpener(cfg, opts)
+	p, err := o.Open(ctx, conf)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("log %s: %w", conf.Name, err), b.close())
+		return nil, errors.Join(err, o.Close())
 	}
-	p.backends = b
+	p.backends = o.backends
 	return p, nil
 }
 
@@ -48,6 +46,28 @@ func (p *Parts) Close() error {
 	}
 	return p.backends.close()
 }
+
+// Opener opens the parts of several logs of a configuration, which share their
+// connections. It is for one goroutine; the parts are not.
+type Opener struct{ backends *backends }
+
+// NewOpener makes an Opener, which opens nothing yet. The caller calls Close.
+func NewOpener(cfg *config.Config, opts Options) *Opener {
+	return &Opener{newBackends(cfg, opts.withDefaults().Logger, nil)}
+}
+
+// Open opens the parts of a log, and makes none: a log that was not created is
+// [ErrNotCreated]. ctx governs the opening only.
+func (o *Opener) Open(ctx context.Context, conf config.Log) (*Parts, error) {
+	p, err := o.backends.parts(ctx, conf)
+	if err != nil {
+		return nil, fmt.Errorf("log %s: %w", conf.Name, err)
+	}
+	return p, nil
+}
+
+// Close closes all that was opened.
+func (o *Opener) Close() error { return o.backends.close() }
 
 // State returns what was decided of the log for good.
 func (p *Parts) State(ctx context.Context) (lifecycle.State, error) {
@@ -175,5 +195,9 @@ func LoadKey(conf config.Log) (*logkey.Key, error) {
 	if conf.SecretFile == "" {
 		return logkey.Load(conf.KeyFile)
 	}
-	return nil, errors.New("not yet")
+	secret, err := logkey.LoadSecret(conf.SecretFile)
+	if err != nil {
+		return nil, err
+	}
+	return secret.LogKey(conf.Origin)
 }

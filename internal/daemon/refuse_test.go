@@ -38,7 +38,11 @@ func damage(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data[len(data)/2] ^= 1
+	at := len(data) / 2
+	if end := bytes.Index(data, []byte("\n\n")); filepath.Base(path) == "checkpoint" && end > 0 {
+		at = end - 5 // in the root hash; half-way there may be a line that no key verifies
+	}
+	data[at] ^= 1
 	if err := os.Chmod(path, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"kiln/internal/roots"
+)
+
+// openRoots makes a manager for each roots file of the logs, and brings a file
+// that was lost back from its copy, before any log reads it.
+func (d *Daemon) openRoots(ctx context.Context) error {
+	d.roots = make(map[string]*roots.Manager)
+	files := make(map[string]*roots.Config)
+	for _, p := range d.parts {
+		v, err := newValidator(p.Conf, d.opts)
+		if err != nil {
+			return fmt.Errorf("log %s: %w", p.Conf.Name, err)
+		}
+		d.validators = append(d.validators, v)
+		conf, ok := files[p.Conf.RootsFile]
+		if !ok {
+			conf = d.rootsConfig(p.Conf.RootsFile)
+			files[p.Conf.RootsFile] = conf
+		}
+		conf.Buckets, conf.Logs = append(conf.Buckets, p.Bucket), append(conf.Logs, v)
+	}
+	for file, conf := range files {
+		m, err := roots.NewManager(*conf)
+		if err != nil {
+			return err
+		}
+		from, err := m.Restore(ctx)
+		if err != nil {
+			return fmt.Errorf("roots_file %s: %w", file, err)
+		}
+		if from != "" {
+			d.log.Warn("roots file was missing and was brought back", "path", file, "from", from)
+		}
+		d.roots[file] = m
+	}
+	return nil
+}
+
+func (d *Daemon) rootsConfig(file string) *roots.Config {
+	return &roots.Config{
+		File: file, Reports: d.cfg.Roots.Reports, ExtraFile: d.cfg.Roots.ExtraFile, RefusedFile: d.cfg.Roots.RefusedFile,
+		Refresh: d.cfg.Roots.Refresh, Logger: d.log, Now: d.opts.Now, Registerer: d.reg,
+	}
+}
+
+// followRoots keeps the roots of all logs up to date until Close.
+func (d *Daemon) followRoots() {
+	ctx, cancel := context.WithCancel(context.Background())
+	for _, m := range d.roots {
+		d.watchers.Go(func() { m.Run(ctx) })
+	}
+	d.watchers.Go(func() {
+		<-d.stopping
+		cancel()
+	})
+}
+
+// Reload reads the roots files of all logs again, and the reports they follow.
+// It does not wait: what came of it is logged. TLS certificates are read again
+// when their files change, without it.
+func (d *Daemon) Reload() {
+	for _, m := range d.roots {
+		m.Reload()
+	}
+}
