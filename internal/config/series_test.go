@@ -181,3 +181,61 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 }
+
+// TestKeyOfAShard gives single shards another kind of key than the series.
+func TestKeyOfAShard(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ series, shard, key, secret string }{
+		{"secret_file: keys/example.secret", `key_file: "keys/{half}.pem"`, "/d/keys/2026h2.pem", ""},
+		{`key_file: "keys/{half}.pem"`, "secret_file: keys/example.secret", "", "/d/keys/example.secret"},
+		{`key_file: "keys/{half}.pem"`, "key_file: keys/mine.pem", "/d/keys/mine.pem", ""},
+	} {
+		text := strings.Replace(rows, `key_file: "keys/{half}.pem"`, test.shard, 1)
+		text = strings.Replace(text, "secret_file: keys/example.secret\n    roots", test.series+"\n    roots", 1)
+		c, err := Parse("f", []byte(text), "/d", july)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l := c.Logs[1]; l.KeyFile != test.key || l.SecretFile != test.secret {
+			t.Errorf("a shard with %s has key %q and secret %q", test.shard, l.KeyFile, l.SecretFile)
+		}
+	}
+}
+
+func TestTooManyShards(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString("series:\n")
+	for i := range 64 { // of 4 shards, which is all there may be
+		one := rows[strings.Index(rows, "  - name"):strings.Index(rows, "    shards:")]
+		b.WriteString(strings.NewReplacer("example", fmt.Sprintf("s%d-", i), "127.0.0.1/", fmt.Sprintf("127.0.0.1/s%d/", i)).Replace(one))
+	}
+	rest := "s3: {}\n"
+	if c, err := Parse("f", []byte(b.String()+rest), "/d", july); err != nil || len(c.Logs) != MaxLogs {
+		t.Fatalf("%v", err)
+	}
+	if got := faultsOf(t, strings.Replace(b.String(), "ahead: 2", "ahead: 3", 1)+rest); !strings.HasPrefix(got, "696: series[63].first: makes 4 shards, up to 2027h2, beside 253 other logs") {
+		t.Errorf("one shard too many: %s", got)
+	}
+	_, err := Parse("f", []byte(rows), "/d", july.AddDate(127, 0, 0))
+	if want := "makes 258 shards, up to 2154h2, beside 0 other logs; want 256 logs in all at most"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a clock that is wrong by a century: %v", err)
+	}
+}
+
+// TestRenderOddNames has files whose names look like other places.
+func TestRenderOddNames(t *testing.T) {
+	t.Parallel()
+	text := strings.NewReplacer("storage: logs/example2026h2", "storage: ./s3:/x", "lock: lock.db", "lock: ./etcd:x").Replace(good)
+	want, err := Parse("f", []byte(text), "/d", july)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := want.Logs[0]; l.Storage != "/d/s3:/x" || l.Lock != "/d/etcd:x" || l.OnS3() {
+		t.Fatalf("log is %+v", l)
+	}
+	got, err := Parse("f", Render(want), "/d", july)
+	if d := cmp.Diff(want, got); err != nil || d != "" {
+		t.Errorf("%v\n%s", err, d)
+	}
+}

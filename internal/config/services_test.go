@@ -107,14 +107,15 @@ func TestShardsNotMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, dir, "logs/example2026h1", nil)
-	if err := os.Chmod(filepath.Join(dir, "keys/example.secret"), 0o640); err != nil {
+	if err := os.Chmod(filepath.Join(dir, "keys/example.secret"), 0o604); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(filepath.Join(dir, "s3.yaml"), 0o604); err != nil {
 		t.Fatal(err)
 	}
 	const logWant = "; want the path of a log that exists; kiln init makes a new one\n"
-	if d := cmp.Diff("9: series[0].storage: DIR/logs/example2026h1 is no directory"+logWant+
+	if d := cmp.Diff("7: series[0].secret_file: DIR/keys/example.secret has mode 0604, open to other users; run: chmod 600 DIR/keys/example.secret\n"+
+		"9: series[0].storage: DIR/logs/example2026h1 is no directory"+logWant+
 		"10: series[0].lock: DIR/lock.db is no file"+logWant+
 		"14: series[0].shards.2026h2.key_file: DIR/keys/2026h2.pem holds no private key; want one PEM block PRIVATE KEY: PKCS#8, ECDSA P-256\n"+
 		"20: s3.credentials_file: DIR/s3.yaml has mode 0604, open to other users; run: chmod 600 DIR/s3.yaml", loadReport(dir)); d != "" {
