@@ -57,15 +57,22 @@ func (p *problem) err() error {
 // place.
 var plainKey = regexp.MustCompile(`^[a-z][a-z_-]{1,31}$`)
 
+const wantCredentials = "want YAML with access_key_id and secret_access_key, and session_token if there is one"
+
 func loadCredentials(path string) (c Credentials, p *problem) {
-	const want = "want YAML with access_key_id and secret_access_key, and session_token if there is one"
-	data, p := readPEM(path, want)
+	data, p := readPEM(path, wantCredentials)
 	if p == nil {
 		p = private(path)
 	}
 	if p != nil {
 		return c, p
 	}
+	return parseCredentials(path, data)
+}
+
+// parseCredentials reads the content of a credentials file.
+func parseCredentials(path string, data []byte) (c Credentials, p *problem) {
+	const want = wantCredentials
 	var doc yaml.Node
 	if err := yaml.Unmarshal(data, &doc); err != nil || len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
 		return c, &problem{path + " is no YAML with keys and values", want}

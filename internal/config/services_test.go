@@ -212,3 +212,21 @@ func TestRenderServices(t *testing.T) {
 		t.Errorf("what was read is not what was written:\n%s\n%s", d, shown)
 	}
 }
+
+// FuzzCredentials: whatever the file holds, no problem shows a value of it.
+func FuzzCredentials(f *testing.F) {
+	f.Add("access_key_id: %\nsecret_access_key: %\n")
+	f.Add("access_key_id: [%]\n%: x\n")
+	f.Add("access_key_id: &a %\nsecret_access_key: *a\n")
+	f.Add("%")
+	f.Fuzz(func(t *testing.T, text string) {
+		const value = "S3cretS3cret"
+		c, p := parseCredentials("f", []byte(strings.ReplaceAll(text, "%", value)))
+		if p != nil && (strings.Contains(p.what+p.want, value) || c != Credentials{}) {
+			t.Fatalf("problem is %q; %q", p.what, p.want)
+		}
+		if p == nil && (c.AccessKeyID == "" || c.SecretAccessKey == "") {
+			t.Fatal("half of the credentials were taken")
+		}
+	})
+}
