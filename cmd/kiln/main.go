@@ -58,6 +58,11 @@ func commands() []command {
 		keysNewCommand(),
 		keysShowCommand(),
 		keysCheckCommand(),
+		shardsPlanCommand(),
+		shardsCreateCommand(),
+		shardsListCommand(),
+		shardsFreezeCommand(),
+		shardsRetireCommand(),
 		versionCommand(),
 		helpCommand(),
 	}
@@ -70,6 +75,7 @@ func groups() []group {
 	return []group{
 		{"roots", "follow the root programmes"},
 		{"keys", "make, show and check the keys of logs"},
+		{"shards", "look after the shards of a series, from their making to their end"},
 	}
 }
 

@@ -67,10 +67,7 @@ func (p *Parts) create(ctx context.Context, opts Options) error {
 	case state.Frozen != nil:
 		return fmt.Errorf("the log was frozen at %v, and its key must never be used for another", state.Frozen.At)
 	}
-	err := sequencer.Create(ctx, sequencer.Config{
-		Origin: p.Conf.Origin, Key: p.Key, Grease: p.Conf.Grease, Bucket: p.Bucket, Lock: p.Lock, LockID: p.LockID,
-		Period: p.Conf.Period, Names: p.Conf.Names, Now: opts.Now, Logger: opts.Logger.With("log", p.Conf.Name),
-	})
+	err := sequencer.Create(ctx, p.sequencerConfig(opts))
 	if err != nil {
 		return err
 	}

@@ -151,6 +151,10 @@ func (d *Daemon) openParts(ctx context.Context) error {
 			d.log.Warn("shard is not served: it was not made yet, make it with kiln shards create", "log", conf.Name, "err", err)
 			continue
 		}
+		if conf.FromSeries && errors.Is(err, ErrRetired) {
+			d.log.Info("shard is not served: it was retired", "log", conf.Name)
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("log %s: %w", conf.Name, err)
 		}

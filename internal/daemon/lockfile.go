@@ -50,8 +50,7 @@ func lockFile(path string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: the data is in use by another kiln process (%s): stop that one, "+
-				"or give this one other paths", path, holder(f))
+			return nil, fmt.Errorf("%s: %w (%s): stop that one, or give this one other paths", path, ErrInUse, holder(f))
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}

@@ -78,6 +78,9 @@ func (p *Parts) State(ctx context.Context) (lifecycle.State, error) {
 // neither a lock cell nor a checkpoint.
 var ErrNotCreated = errors.New("the log was not made yet")
 
+// ErrRetired says that a log was retired, and its storage is not there.
+var ErrRetired = errors.New("the log was retired")
+
 // parts opens the parts of a log that was created. That one part is there and
 // another is not is no sign of a new log, but of a loss.
 func (b *backends) parts(ctx context.Context, conf config.Log) (*Parts, error) {
@@ -104,6 +107,15 @@ func (b *backends) parts(ctx context.Context, conf config.Log) (*Parts, error) {
 			return nil, err
 		}
 		if committed, err = hasCell(ctx, p.Lock, p.LockID); err != nil {
+			return nil, err
+		}
+	}
+	if committed && p.Bucket == nil {
+		state, err := p.State(ctx)
+		if err == nil && state.Retired != nil {
+			err = fmt.Errorf("%s does not exist: %w", conf.Storage, ErrRetired)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -1,0 +1,104 @@
+package shards
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"kiln/checkpoint"
+	"kiln/internal/daemon"
+	"kiln/internal/lifecycle"
+)
+
+// lookInterval is how often a command looks whether another process has done
+// its part.
+const lookInterval = 500 * time.Millisecond
+
+// Final is the tree head of a log that can no longer grow.
+type Final struct {
+	Marks      lifecycle.State
+	Head       checkpoint.Checkpoint
+	Checkpoint []byte // signed
+}
+
+// Freeze freezes a log for good: no sequencer grows it any more, and its final
+// tree head is in log.v3.json. If a process of this machine serves the log, that
+// one ends its last round, and Freeze waits for it up to patience. It may be
+// repeated, also after an error, and returns the same then.
+func Freeze(ctx context.Context, p *daemon.Parts, note string, patience time.Duration, opts daemon.Options) (Final, error) {
+	f, err := freeze(ctx, p, note, patience, opts)
+	if err != nil {
+		return Final{}, fmt.Errorf("freeze %s: %w", p.Conf.Name, err)
+	}
+	return f, nil
+}
+
+func freeze(ctx context.Context, p *daemon.Parts, note string, patience time.Duration, opts daemon.Options) (Final, error) {
+	f, err := LoadFinal(ctx, p)
+	if err != nil {
+		return Final{}, err
+	}
+	if f == nil {
+		mark := lifecycle.Mark{At: now(opts), Note: note}
+		if mark, err = lifecycle.Freeze(ctx, p.Lock, p.LockID, mark); err != nil {
+			return Final{}, err
+		}
+		if f, err = sealed(ctx, p, mark, patience, opts); err != nil {
+			return Final{}, err
+		}
+	}
+	if f.Marks.Retired == nil {
+		err = p.PublishInfo(ctx, opts)
+	}
+	return *f, err
+}
+
+// sealed returns the final tree of a log that was marked as frozen, once this
+// process has sealed it, or the one that serves it.
+func sealed(ctx context.Context, p *daemon.Parts, mark lifecycle.Mark, patience time.Duration, opts daemon.Options) (*Final, error) {
+	for until := time.Now().Add(patience); ; {
+		inUse := seal(ctx, p, mark, opts)
+		if inUse != nil && !errors.Is(inUse, daemon.ErrInUse) {
+			return nil, inUse
+		}
+		f, err := LoadFinal(ctx, p)
+		if err != nil || f != nil {
+			return f, err
+		}
+		if inUse == nil {
+			return nil, errors.New("the log was sealed, but has no final tree")
+		}
+		if time.Now().After(until) {
+			return nil, fmt.Errorf("the log is marked and takes nothing once that is read, but within %v its last round was not ended by who has it: %w; "+
+				"or look into what that process says, and repeat this command", patience, inUse)
+		}
+		if err := sleep(ctx, lookInterval); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// seal ends the last round of a log that no process of this machine has.
+func seal(ctx context.Context, p *daemon.Parts, mark lifecycle.Mark, opts daemon.Options) error {
+	release, err := p.Claim()
+	if err != nil {
+		return err
+	}
+	defer release()
+	_, err = p.Seal(ctx, mark, opts)
+	return err
+}
+
+// LoadFinal returns the final tree head of a log, nil if it has none yet.
+func LoadFinal(ctx context.Context, p *daemon.Parts) (*Final, error) {
+	marks, err := p.State(ctx)
+	if err != nil || marks.Final == nil {
+		return nil, err
+	}
+	head, err := open(p, marks.Final)
+	if err != nil {
+		return nil, fmt.Errorf("final checkpoint: %w", err)
+	}
+	return &Final{Marks: marks, Head: head, Checkpoint: marks.Final}, nil
+}
