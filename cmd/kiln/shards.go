@@ -287,7 +287,7 @@ func (f endingFlags) freeze(ctx context.Context, e *env, p *daemon.Parts, opts d
 func shardsRetireCommand() command {
 	const name = "shards retire"
 	return command{
-		name: name, args: "[-c FILE] SHARD [--keep TIME] [--yes] [--note TEXT] [--wait DURATION] [--json]",
+		name: name, args: "[-c FILE] SHARD [--keep TIME] [--mark-only] [--yes] [--note TEXT] [--wait DURATION] [--json]",
 		summary: "show what may be deleted of a shard that has ended, and delete it",
 		about: "Shows what lies in the storage of a log, by kind, and from when on it may be deleted: only of a frozen log with a final tree, whose window is over, and 90 days later (--keep): until then " +
 			"clients with old lists and monitors that catch up may still read it. With --yes the log is marked as retired, nobody signs for it any more, and its objects are deleted, " +
@@ -297,6 +297,7 @@ func shardsRetireCommand() command {
 		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
 			f := declareEnding(fs, 2*time.Minute, "those that still sign for the log")
 			keep := keepTime(shards.DefaultKeep)
+			markOnly := fs.Bool("mark-only", false, "delete nothing, only see to it that nobody signs any more: for a lifecycle rule of the bucket that deletes")
 			fs.Var(&keep, "keep", "how long after the end of its window the log is kept, a `time` such as 90d or 36h")
 			return func(ctx context.Context, e *env, args []string) (err error) {
 				p, opts, err := f.open(ctx, e, name, args)
@@ -304,15 +305,17 @@ func shardsRetireCommand() command {
 					return err
 				}
 				defer func() { err = errors.Join(err, p.Close()) }()
-				return f.retire(ctx, e, p, time.Duration(keep), opts)
+				return f.retire(ctx, e, p, shards.RetireConfig{
+					Keep: time.Duration(keep), Note: *f.note, Patience: *f.patience, MarkOnly: *markOnly,
+				}, opts)
 			}
 		},
 	}
 }
 
-func (f endingFlags) retire(ctx context.Context, e *env, p *daemon.Parts, keep time.Duration, opts daemon.Options) error {
+func (f endingFlags) retire(ctx context.Context, e *env, p *daemon.Parts, c shards.RetireConfig, opts daemon.Options) error {
 	if !*f.yes {
-		r, err := shards.Inspect(ctx, p, keep, opts)
+		r, err := shards.Inspect(ctx, p, c.Keep, opts)
 		if err != nil {
 			return err
 		}
@@ -320,12 +323,11 @@ func (f endingFlags) retire(ctx context.Context, e *env, p *daemon.Parts, keep t
 	}
 	bar := e.progress("deleting objects")
 	defer bar.end()
-	r, gone, err := shards.Retire(ctx, p, shards.RetireConfig{
-		Keep: keep, Note: *f.note, Patience: *f.patience, Step: bar.set,
-		Waiting: func() {
-			fmt.Fprintf(e.stderr, "kiln: %s is retired; waiting until nobody signs for it any more\n", p.Conf.Name)
-		},
-	}, opts)
+	c.Step = bar.set
+	c.Waiting = func() {
+		fmt.Fprintf(e.stderr, "kiln: %s is retired; waiting until nobody signs for it any more\n", p.Conf.Name)
+	}
+	r, gone, err := shards.Retire(ctx, p, c, opts)
 	bar.end()
 	if r == nil || err != nil {
 		return err

@@ -157,9 +157,12 @@ func printPlan(e *env, p shards.Plan) error {
 	missing := 0
 	for _, s := range p.Shards {
 		create := "-"
-		if s.Create {
+		switch {
+		case s.Create:
 			create = "would make it"
 			missing++
+		case s.State == shards.Planned:
+			create = "no: its window is over"
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", s.Conf.Name, windowOf(s.Conf), s.State, create)
 	}
@@ -363,8 +366,8 @@ func printRetirement(e *env, p *daemon.Parts, r *shards.Retirement, gone *shards
 	}
 	if gone != nil {
 		e.printf("%s is retired: %s deleted, %d bytes\n", p.Conf.Name, count(int(gone.Objects), "object"), gone.Bytes)
-		if r.Objects.Other.Objects > 0 {
-			e.printf("%s that no log makes stay in %s\n", count(int(r.Objects.Other.Objects), "object"), p.Conf.Storage)
+		if a := r.Objects.Other; a.Objects > 0 {
+			e.printf("%s that no log makes %s in %s\n", count(int(a.Objects), "object"), plural(a.Objects, "stays", "stay"), p.Conf.Storage)
 		}
 		e.printf("key, lock cells and deduplication cache stay; restart kiln serve if it had the log\n")
 		return nil
@@ -382,16 +385,28 @@ func printRetirement(e *env, p *daemon.Parts, r *shards.Retirement, gone *shards
 		return err
 	}
 	if a := r.Objects.Other; a.Objects > 0 {
-		e.printf("%s of %d bytes are nothing that a log makes, and stay\n", count(int(a.Objects), "more object"), a.Bytes)
+		e.printf("%s that no log makes (%d bytes) %s\n", count(int(a.Objects), "more object"), a.Bytes, plural(a.Objects, "stays", "stay"))
 	}
 	for _, why := range r.Blocked {
 		e.printf("not yet: %s\n", why)
 	}
-	e.printf("may be deleted from %s on, once it is frozen\n", r.Earliest.UTC().Format(time.RFC3339))
-	if len(r.Blocked) == 0 {
-		e.printf("nothing was changed: give --yes to delete them, for good\n")
+	earliest := r.Earliest.UTC().Format(time.RFC3339)
+	switch {
+	case len(r.Blocked) == 0:
+		e.printf("may be deleted since %s\nnothing was changed: give --yes to delete it, for good\n", earliest)
+	case r.Final == nil:
+		e.printf("may be deleted from %s on, if it is frozen then\n", earliest)
+	default:
+		e.printf("may be deleted from %s on\n", earliest)
 	}
 	return nil
+}
+
+func plural(n int64, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
 }
 
 func retirementJSON(p *daemon.Parts, r *shards.Retirement, gone *shards.Amount) any {

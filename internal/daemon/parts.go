@@ -57,7 +57,8 @@ func NewOpener(cfg *config.Config, opts Options) *Opener {
 }
 
 // Open opens the parts of a log, and makes none: a log that was not created is
-// [ErrNotCreated]. ctx governs the opening only.
+// [ErrNotCreated], one that was retired and whose folder is gone [ErrRetired].
+// ctx governs the opening only.
 func (o *Opener) Open(ctx context.Context, conf config.Log) (*Parts, error) {
 	p, err := o.backends.parts(ctx, conf)
 	if err != nil {

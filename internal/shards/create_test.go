@@ -60,6 +60,13 @@ func series(t *testing.T, yaml string) (*config.Config, daemon.Options) {
 	return cfg, daemon.Options{Now: noon, Version: "test"}
 }
 
+func lookOf(t *testing.T, cfg *config.Config, conf config.Log, opts daemon.Options) shards.Shard {
+	t.Helper()
+	o := daemon.NewOpener(cfg, opts)
+	defer o.Close()
+	return shards.Look(t.Context(), o, conf, opts)
+}
+
 // snapshot has the content of all files below a folder but locks.
 func snapshot(t *testing.T, dir string) map[string]string {
 	t.Helper()
@@ -95,7 +102,7 @@ func TestCreate(t *testing.T) {
 	if err != nil || c.There || c.Request == nil {
 		t.Fatalf("create: %+v, %v", c, err)
 	}
-	s := shards.Look(t.Context(), cfg, conf, opts)
+	s := lookOf(t, cfg, conf, opts)
 	if s.State != shards.Active || s.Head == nil || s.Head.Tree.N != 0 || !bytes.Equal(s.LogID, c.Request.LogID) {
 		t.Errorf("it is %+v", s)
 	}
@@ -131,7 +138,7 @@ func TestCreateCompletes(t *testing.T) {
 				}
 			}
 			if len(gone) > 1 {
-				s := shards.Look(t.Context(), cfg, conf, opts)
+				s := lookOf(t, cfg, conf, opts)
 				if s.State != shards.Planned || !shards.Wanted(s, noon()) || !bytes.Equal(s.LogID, first.Request.LogID) {
 					t.Errorf("half made it is %+v", s)
 				}
@@ -238,7 +245,7 @@ func TestCreateAfterTheEnd(t *testing.T) {
 	}
 	want := func(state shards.State) {
 		t.Helper()
-		if s := shards.Look(t.Context(), cfg, conf, opts); s.State != state {
+		if s := lookOf(t, cfg, conf, opts); s.State != state {
 			t.Errorf("it is %+v, want %s", s, state)
 		}
 		if c, err := shards.Create(t.Context(), cfg, conf, opts, false); err != nil || !c.There {
@@ -250,7 +257,7 @@ func TestCreateAfterTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(shards.Retired)
-	if s := shards.Look(t.Context(), cfg, conf, opts); *s.Head != final.Head {
+	if s := lookOf(t, cfg, conf, opts); *s.Head != final.Head {
 		t.Errorf("its head is %v, want the final one %v", s.Head, final.Head)
 	}
 	if err := os.RemoveAll(conf.Storage); err != nil { // as an operator does who has an archive

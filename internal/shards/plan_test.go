@@ -130,7 +130,7 @@ func TestList(t *testing.T) {
 		time.Date(2026, 7, 8, 1, 0, 0, 0, time.UTC):  shards.ReadOnly,
 	} {
 		opts.Now = func() time.Time { return now }
-		if s := shards.Look(t.Context(), cfg, cfg.Logs[0], opts); s.State != want {
+		if s := lookOf(t, cfg, cfg.Logs[0], opts); s.State != want {
 			t.Errorf("on %v it is %s, want %s", now, s.State, want)
 		}
 	}

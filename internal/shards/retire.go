@@ -44,6 +44,7 @@ type Retirement struct {
 type RetireConfig struct {
 	Keep     time.Duration // after the end of the window, as in Retirement
 	Note     string
+	MarkOnly bool                    // delete nothing: somebody else does
 	Patience time.Duration           // with those that still sign
 	Waiting  func()                  // called before they are waited for; may be nil
 	Step     func(done, total int64) // called as objects go; may be nil
@@ -154,6 +155,9 @@ func retire(ctx context.Context, p *daemon.Parts, c RetireConfig, opts daemon.Op
 	if len(r.Blocked) > 0 {
 		return r, none, fmt.Errorf("%w: %s", ErrBlocked, r.Blocked[0])
 	}
+	if r.State == Retired && r.Objects.Total.Objects == 0 {
+		return r, none, nil
+	}
 	mark, err := lifecycle.Retire(ctx, p.Lock, p.LockID, lifecycle.Mark{At: now(opts), Note: c.Note})
 	if err != nil {
 		return r, none, err
@@ -167,6 +171,9 @@ func retire(ctx context.Context, p *daemon.Parts, c RetireConfig, opts daemon.Op
 	}
 	if err := fence(ctx, p, r.Final.Head, now(opts)); err != nil {
 		return r, none, err
+	}
+	if c.MarkOnly {
+		return r, none, nil
 	}
 	rm := &removal{p: p, total: r.Objects.Total.Objects, step: c.Step}
 	err = rm.run(ctx)

@@ -333,6 +333,30 @@ func TestRetireRefusesDisagreement(t *testing.T) {
 	}
 }
 
+func TestRetireMarksOnly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 100*day)
+		r.freeze()
+		before, head := r.paths(), r.head()
+		out, gone, err := shards.Retire(t.Context(), r.parts, shards.RetireConfig{Patience: time.Minute, MarkOnly: true}, r.opts)
+		if err != nil || gone.Objects != 0 || out.State != shards.Retired || !slices.Equal(r.paths(), before) {
+			t.Errorf("it is %+v, %+v, %v; storage %q, was %q", out, gone, err, r.paths(), before)
+		}
+		if r.head() == head {
+			t.Error("a process that sleeps could still commit")
+		}
+		for _, path := range before { // as the bucket does
+			if err := r.bucket.Delete(t.Context(), path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s, err := shards.LookAt(t.Context(), r.parts, r.opts); err != nil || s.State != shards.Retired {
+			t.Errorf("then it is %+v, %v", s, err)
+		}
+	})
+}
+
 // TestRetireSeesLockChange changes the lock between the mark and the deletion.
 func TestRetireSeesLockChange(t *testing.T) {
 	t.Parallel()

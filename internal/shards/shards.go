@@ -56,30 +56,23 @@ type Shard struct {
 	Err error
 }
 
-// Look finds out about one log. What is wrong with the log is in the result.
-func Look(ctx context.Context, cfg *config.Config, conf config.Log, opts daemon.Options) (s Shard) {
-	s = Shard{Conf: conf, State: Broken}
-	p, err := daemon.OpenParts(ctx, cfg, conf, opts)
+// Look finds out about one log of those that o opens. What is wrong with the log
+// is in the result.
+func Look(ctx context.Context, o *daemon.Opener, conf config.Log, opts daemon.Options) Shard {
+	p, err := o.Open(ctx, conf)
 	switch {
 	case errors.Is(err, daemon.ErrNotCreated):
-		s.State, s.Err = Planned, err
-		if key, err := daemon.LoadKey(conf); err == nil {
+		s := Shard{Conf: conf, State: Planned, Err: err}
+		if key, err := loadKey(conf); err == nil && key != nil {
 			id := key.LogID()
 			s.LogID = id[:]
 		}
 		return s
 	case errors.Is(err, daemon.ErrRetired):
-		s.State = Retired
-		return s
+		return Shard{Conf: conf, State: Retired}
 	case err != nil:
-		s.Err = err
-		return s
+		return Shard{Conf: conf, State: Broken, Err: err}
 	}
-	defer func() {
-		if err := p.Close(); err != nil && s.Err == nil {
-			s.State, s.Err = Broken, err
-		}
-	}()
 	return look(ctx, p, now(opts))
 }
 
@@ -159,10 +152,11 @@ func open(p *daemon.Parts, raw []byte) (checkpoint.Checkpoint, error) {
 
 // List looks at all logs of a configuration, in its order. step is called after
 // each; it may be nil.
-func List(ctx context.Context, cfg *config.Config, opts daemon.Options, step func(done, total int64)) ([]Shard, error) {
-	list := make([]Shard, 0, len(cfg.Logs))
+func List(ctx context.Context, cfg *config.Config, opts daemon.Options, step func(done, total int64)) (list []Shard, err error) {
+	o := daemon.NewOpener(cfg, opts)
+	defer func() { err = errors.Join(err, o.Close()) }()
 	for i, conf := range cfg.Logs {
-		list = append(list, Look(ctx, cfg, conf, opts))
+		list = append(list, Look(ctx, o, conf, opts))
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
