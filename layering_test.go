@@ -28,7 +28,7 @@ var floors = map[string]string{
 	"storage/dir": "storage", "storage/mem": "storage", "storage/s3": "storage internal/s3client", "storage/storagetest": "storage",
 	"internal/lifecycle": "lock",
 	"lock/sqlite":        "lock", "lock/mem": "lock", "lock/locktest": "lock",
-	"internal/cell": "lock", "lock/etcd": "lock internal/cell",
+	"internal/cell": "lock", "lock/etcd": "lock internal/cell", "lock/s3": "lock internal/cell internal/s3client",
 	"internal/roots": "storage internal/chain",
 	// Floor 2: the roles, which never import each other.
 	"sequencer": "entry tiles checkpoint storage lock internal/logkey internal/lifecycle",

@@ -122,11 +122,11 @@ func (s *Store) Replace(ctx context.Context, held lock.Held, body []byte) (lock.
 	return next, nil
 }
 
-// put writes a version. It sends the very same write again as long as it does
-// not know the outcome and the time lasts: the version has a name of its own and
-// the write a condition that holds once only, so that it takes effect at most
-// once, and what stands there tells whether it did. taken is the error if
-// another version stands there.
+// put writes a version. As long as it does not know the outcome and the time
+// lasts it looks what stands there, and if that says nothing it sends the very
+// same write again: the version has a name of its own and the write a condition
+// that holds once only, so that it takes effect at most once. taken is the error
+// if another version stands there.
 func (s *Store) put(ctx context.Context, c Cell, old Value, taken error) (lock.Held, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -147,8 +147,29 @@ func (s *Store) put(ctx context.Context, c Cell, old Value, taken error) (lock.H
 		if pauseErr := pause(ctx, try); pauseErr != nil {
 			return lock.Held{}, fmt.Errorf("outcome unknown: %w: %w", pauseErr, err)
 		}
+		// Not every engine says to all losers that they have lost.
+		if v, err := s.readOnce(ctx, c.ID); err == nil {
+			if now, err := Decode(c.ID, v.Data); err != nil {
+				return lock.Held{}, err
+			} else if held, err, ok := c.outcome(now, v.Place, taken); ok {
+				return held, err
+			}
+		}
 		s.logger.Warn("outcome of a write to the lock is unknown, sending it again", "path", c.ID, "err", err)
 	}
+}
+
+// outcome returns what is to be said of the write of c, if that is known.
+func (c Cell) outcome(now Cell, place string, taken error) (held lock.Held, err error, known bool) {
+	switch fate := c.fate(now); {
+	case fate == won && now.nonce == c.nonce:
+		return c.held(place), nil, true
+	case fate == won:
+		return c.held(""), nil, true
+	case fate == lost:
+		return lock.Held{}, taken, true
+	}
+	return lock.Held{}, nil, false
 }
 
 // settle finds out what became of the write of c, whose condition holds no more.
@@ -162,17 +183,14 @@ func (s *Store) settle(ctx context.Context, c Cell, taken error) (lock.Held, err
 	case err != nil:
 		return lock.Held{}, err
 	}
-	switch fate := c.fate(now); {
-	case fate == won && now.nonce == c.nonce:
-		return c.held(place), nil
-	case fate == won:
-		return c.held(""), nil
-	case fate == open:
+	held, err, ok := c.outcome(now, place, taken)
+	switch {
+	case ok:
+		return held, err
+	case c.fate(now) == open:
 		// The engine says that the version has gone, and shows it. Whatever that
 		// means, nothing may be concluded from it.
 		return lock.Held{}, fmt.Errorf("outcome unknown: the cell is at the held version, and yet: %w", ErrCondition)
-	case fate == lost:
-		return lock.Held{}, taken
 	}
 	return lock.Held{}, fmt.Errorf("outcome unknown: the cell was replaced more than %d times since, or made anew", ancestors)
 }

@@ -161,6 +161,7 @@ type step struct {
 	name   string
 	writes []fault
 	rival  int   // versions that a rival writes after the first write of ours
+	blind  bool  // no read is answered
 	want   error // nil, a sentinel, or errUnknown
 	landed bool  // our version is, or was, there
 }
@@ -169,22 +170,26 @@ var errUnknown = errors.New("outcome unknown")
 
 func steps() []step {
 	return []step{
-		{"nothing", nil, 0, nil, true},
-		{"cut before", []fault{before, before}, 0, nil, true},
-		{"cut after", []fault{after}, 0, nil, true},
-		{"cut after, again and again", []fault{after, after, after, before}, 0, nil, true},
-		{"repeated underway", []fault{twice}, 0, nil, true},
-		{"late, and nobody else", []fault{late}, 0, nil, true},
-		{"cut before, and a rival", []fault{before}, 1, lock.ErrConflict, false},
-		{"cut before, and many rivals", []fault{before}, ancestors, lock.ErrConflict, false},
-		{"cut before, and more rivals than are remembered", []fault{before}, ancestors + 1, errUnknown, false},
-		{"cut after, and a rival on top", []fault{after}, 1, nil, true},
-		{"cut after, and many rivals on top", []fault{after}, ancestors, nil, true},
-		{"cut after, and more rivals than are remembered", []fault{after}, ancestors + 1, errUnknown, true},
-		{"rejected", []fault{reject}, 0, ErrRejected, false},
-		{"cut after, then rejected", []fault{after, reject}, 0, ErrRejected, true},
-		{"no answer", []fault{hang, hang, hang, hang}, 0, context.DeadlineExceeded, false},
-		{"no answer once", []fault{hang}, 0, nil, true},
+		{"nothing", nil, 0, false, nil, true},
+		{"cut before", []fault{before, before}, 0, false, nil, true},
+		{"cut before, and blind", []fault{before, before}, 0, true, nil, true},
+		{"cut after", []fault{after}, 0, false, nil, true},
+		{"cut after, and blind", []fault{after}, 0, true, context.DeadlineExceeded, true},
+		{"cut after, again and again", []fault{after, after, after, before}, 0, false, nil, true},
+		{"repeated underway", []fault{twice}, 0, false, nil, true},
+		{"late, and nobody else", []fault{late}, 0, false, nil, true},
+		{"late, and a rival", []fault{late}, 1, false, lock.ErrConflict, false},
+		{"cut before, and a rival", []fault{before}, 1, false, lock.ErrConflict, false},
+		{"cut before, and many rivals", []fault{before}, ancestors, false, lock.ErrConflict, false},
+		{"cut before, and more rivals than are remembered", []fault{before}, ancestors + 1, false, errUnknown, false},
+		{"cut after, and a rival on top", []fault{after}, 1, false, nil, true},
+		{"cut after, and many rivals on top", []fault{after}, ancestors, false, nil, true},
+		{"cut after, and more rivals than are remembered", []fault{after}, ancestors + 1, false, errUnknown, true},
+		{"rejected", []fault{reject}, 0, false, ErrRejected, false},
+		{"cut before, then rejected", []fault{before, reject}, 0, false, ErrRejected, false},
+		{"no answer", []fault{hang, hang, hang, hang}, 0, false, context.DeadlineExceeded, false},
+		{"no answer once", []fault{hang}, 0, false, nil, true},
+		{"losers are not told", []fault{before, before, before, before, before, before, before, before}, 1, false, lock.ErrConflict, false},
 	}
 }
 
@@ -203,40 +208,31 @@ func testReplaceOutcome(t *testing.T, c step) {
 	}
 	held := load(t, rival)
 	var seen []string
-	ours := 0
-	r.fault = func(write bool, n int) fault {
-		if !write {
-			return none
-		}
-		ours++
-		if ours == 2 {
+	rest := append(c.writes, none)
+	begun, rivals := false, c.rival
+	r.fault = func(write bool, _ int) fault {
+		if begun && rivals > 0 { // after our first write, before anything else of ours
+			f := r.fault
 			r.fault = nil
-			for range c.rival {
+			for ; rivals > 0; rivals-- {
 				h := load(t, rival)
 				seen = append(seen, string(h.Body))
 				if _, err := rival.Replace(t.Context(), h, []byte("rival")); err != nil {
 					t.Error(err)
 				}
 			}
-			r.fault = func(bool, int) fault { return none }
-			if len(c.writes) > 1 {
-				rest := c.writes[1:]
-				r.fault = func(write bool, _ int) fault {
-					if !write || len(rest) == 0 {
-						return none
-					}
-					f := rest[0]
-					rest = rest[1:]
-					return f
-				}
-				return r.fault(true, 0)
-			}
+			r.fault = f
+		}
+		begun = true
+		switch {
+		case !write && c.blind:
+			return before
+		case !write || len(rest) == 0:
 			return none
 		}
-		if len(c.writes) == 0 {
-			return none
-		}
-		return c.writes[0]
+		f := rest[0]
+		rest = rest[1:]
+		return f
 	}
 	next, err := s.Replace(t.Context(), held, []byte("ours"))
 	r.fault = nil
@@ -296,11 +292,13 @@ func TestCreateOutcome(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRegister()
 				s := NewStore(r, "memory", time.Second, nil)
+				begun := false
 				r.fault = func(write bool, n int) fault {
-					switch {
-					case write && n == 0:
+					if !begun {
+						begun = true
 						return c.fault
-					case write && n == 1 && c.rival:
+					}
+					if c.rival {
 						r.fault = nil
 						if err := s.Create(t.Context(), "cell", []byte("rival")); errors.Is(err, lock.ErrExists) {
 							for range 3 * ancestors {
