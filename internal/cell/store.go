@@ -148,15 +148,28 @@ func (s *Store) put(ctx context.Context, c Cell, old Value, taken error) (lock.H
 			return lock.Held{}, fmt.Errorf("outcome unknown: %w: %w", pauseErr, err)
 		}
 		// Not every engine says to all losers that they have lost.
-		if v, err := s.readOnce(ctx, c.ID); err == nil {
-			if now, err := Decode(c.ID, v.Data); err != nil {
-				return lock.Held{}, err
-			} else if held, err, ok := c.outcome(now, v.Place, taken); ok {
-				return held, err
-			}
+		if held, err, ok := s.look(ctx, c, taken); ok {
+			return held, err
 		}
 		s.logger.Warn("outcome of a write to the lock is unknown, sending it again", "path", c.ID, "err", err)
 	}
+}
+
+// look reads the cell once, after a write of c whose outcome is unknown. If it
+// is not known then either, and another try makes sense, ok is false.
+func (s *Store) look(ctx context.Context, c Cell, taken error) (held lock.Held, err error, ok bool) {
+	v, err := s.readOnce(ctx, c.ID)
+	if errors.Is(err, ErrRejected) {
+		return lock.Held{}, fmt.Errorf("outcome unknown: %w", err), true
+	}
+	if err != nil {
+		return lock.Held{}, nil, false
+	}
+	now, err := Decode(c.ID, v.Data)
+	if err != nil {
+		return lock.Held{}, err, true
+	}
+	return c.outcome(now, v.Place, taken)
 }
 
 // outcome returns what is to be said of the write of c, if that is known.

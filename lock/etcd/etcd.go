@@ -218,7 +218,7 @@ func (r *register) Read(ctx context.Context, id string) (cell.Value, error) {
 		return cell.Value{}, classify(err)
 	}
 	if err := r.ours(resp.Header); err != nil {
-		return cell.Value{}, err
+		return cell.Value{}, fmt.Errorf("%w: %w", cell.ErrRejected, err)
 	}
 	if len(resp.Kvs) == 0 {
 		return cell.Value{}, lock.ErrNotFound

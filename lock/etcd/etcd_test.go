@@ -273,9 +273,7 @@ func TestOtherCluster(t *testing.T) {
 		t.Errorf("Open with two clusters: %v", err)
 	}
 	p := newProxy(t, a.Endpoint)
-	conf := at(p.endpoint)
-	conf.Timeout = 2 * time.Second
-	s := open(t, conf)
+	s := open(t, at(p.endpoint))
 	held := create(t, s, "cell", "0")
 	p.retarget(b.Endpoint)
 	_, err = s.Load(t.Context(), "cell")
