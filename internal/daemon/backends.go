@@ -14,6 +14,7 @@ import (
 	"kiln/internal/s3client"
 	"kiln/lock"
 	"kiln/lock/etcd"
+	locks3 "kiln/lock/s3"
 	"kiln/lock/sqlite"
 	"kiln/storage"
 	"kiln/storage/dir"
@@ -115,8 +116,12 @@ func (b *backends) lock(ctx context.Context, conf config.Log) (lock.Store, error
 }
 
 func (b *backends) openLock(ctx context.Context, conf config.Log) (lock.Store, error) {
-	if _, _, ok := conf.LockS3(); ok {
-		return nil, fmt.Errorf("lock %s: not yet", conf.Lock)
+	if bucket, prefix, ok := conf.LockS3(); ok {
+		client, err := b.s3(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return locks3.Open(ctx, locks3.Config{Client: client, Bucket: bucket, Prefix: prefix, Logger: b.log})
 	}
 	if prefix, ok := conf.LockEtcd(); ok {
 		return b.etcd(ctx, prefix)
