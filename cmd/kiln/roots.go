@@ -146,10 +146,15 @@ func rootsFlags(name, dryRun string, do rootsAction) func(*flag.FlagSet) func(co
 
 // runRoots does something with each roots file, and prints what came of it.
 func runRoots(ctx context.Context, e *env, name string, a *rootsArgs, do rootsAction) error {
-	managed, err := rootsConfigs(a, e)
+	managed, buckets, err := rootsConfigs(a, e)
 	if err != nil {
 		return err
 	}
+	defer func() {
+		for _, b := range buckets {
+			_ = b.close() // all that was written is durable
+		}
+	}()
 	first := managed[0] // all follow the same
 	if name != "roots list" && len(first.Reports) == 0 && (name == "roots fetch" || first.ExtraFile == "" && first.RefusedFile == "") {
 		return misuse(name, "there is nothing to follow: give --report, or put reports into the section roots of the configuration")
@@ -184,19 +189,20 @@ func runRoots(ctx context.Context, e *env, name string, a *rootsArgs, do rootsAc
 	return err
 }
 
-// rootsConfigs returns one configuration for each roots file.
-func rootsConfigs(a *rootsArgs, e *env) ([]roots.Config, error) {
+// rootsConfigs returns one configuration for each roots file, and the buckets in
+// them.
+func rootsConfigs(a *rootsArgs, e *env) (all []roots.Config, buckets []*lazyBucket, err error) {
 	base := roots.Config{
 		Reports: a.reports, ExtraFile: a.extra, RefusedFile: a.refused,
 		Cached: a.cached, AcceptShrunk: a.acceptShrunk, Now: e.now,
 	}
 	if a.config == "" {
 		base.File = a.file
-		return []roots.Config{base}, nil
+		return []roots.Config{base}, nil, nil
 	}
 	cfg, err := readConfig(a.config, e)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(base.Reports) == 0 {
 		base.Reports = cfg.Roots.Reports
@@ -207,12 +213,21 @@ func rootsConfigs(a *rootsArgs, e *env) ([]roots.Config, error) {
 	if base.RefusedFile == "" {
 		base.RefusedFile = cfg.Roots.RefusedFile
 	}
-	var all []roots.Config
-	for _, file := range rootsFiles(cfg, a.file) {
-		base.File = file
+	files, err := rootsFiles(cfg, a.file)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, file := range files {
+		base.File, base.Buckets = file, nil
+		for _, l := range cfg.Logs {
+			if l.RootsFile == file {
+				b := &lazyBucket{cfg: cfg, log: l}
+				base.Buckets, buckets = append(base.Buckets, b), append(buckets, b)
+			}
+		}
 		all = append(all, base)
 	}
-	return all, nil
+	return all, buckets, nil
 }
 
 // readConfig reads a configuration without the files it names: the roots file is
@@ -231,16 +246,17 @@ func readConfig(path string, e *env) (*config.Config, error) {
 
 // rootsFiles returns the roots files of the logs, each once, or the one that was
 // asked for.
-func rootsFiles(cfg *config.Config, only string) (files []string) {
+func rootsFiles(cfg *config.Config, only string) (files []string, err error) {
 	if only != "" {
-		return []string{only}
+		only, err = filepath.Abs(only) // as the configuration has it
+		return []string{only}, err
 	}
 	for _, l := range cfg.Logs {
 		if !slices.Contains(files, l.RootsFile) {
 			files = append(files, l.RootsFile)
 		}
 	}
-	return files
+	return files, nil
 }
 
 // rootsPlan makes the plan for one roots file, and writes it into the result.

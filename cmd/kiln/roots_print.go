@@ -170,7 +170,7 @@ func printChanges(e *env, r *rootsResult) error {
 		}
 	}
 	if r.From != r.File && r.From != "" {
-		fmt.Fprintf(e.stderr, "note: %s is not there; its copy %s takes its place\n", r.File, r.From)
+		fmt.Fprintf(e.stderr, "note: there are no roots in %s; those of its copy %s take their place\n", r.File, r.From)
 	}
 	verb := "would be "
 	switch {

@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/csv"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -130,6 +133,57 @@ func TestRootsFromURL(t *testing.T) {
 		t.Fatal(err)
 	}
 	if set, err := roots.ParseFile(content); err != nil || set.Len() != 21 {
-		t.Errorf("the file has %d roots, %v", set.Len(), err)
+		t.Errorf("the file is %v, %v", set, err)
 	}
+}
+
+// TestRootsKilled kills kiln roots apply at random moments of its writing: the
+// roots file is always the old or the new one, whole, and the next apply ends
+// what was begun.
+func TestRootsKilled(t *testing.T) {
+	t.Parallel()
+	data, err := includedReport(0, 300)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := liveRoots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = 10
+	halfway, within := 0, 20*time.Millisecond
+	for range 200 {
+		dir := t.TempDir()
+		file, report := filepath.Join(dir, "roots.pem"), filepath.Join(dir, "Report.csv")
+		before := pem.EncodeToMemory(old[400])
+		if err := errors.Join(os.WriteFile(file, before, 0o600), os.WriteFile(report, data, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("kiln", "roots", "apply", "--file", file, "--report", report)
+		cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+		killed(t, cmd, file+".lock", rand.N(within))
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, err := roots.ParseFile(content)
+		if err != nil || set.Len() != 1 && set.Len() != 301 {
+			t.Fatalf("the file is %v, %v", set, err)
+		}
+		if set.Len() == 301 {
+			within = max(within*3/4, time.Microsecond) // it was too fast to be hit
+			continue
+		}
+		if out, err := exec.Command("kiln", "roots", "apply", "--file", file, "--report", report).CombinedOutput(); err != nil ||
+			!strings.Contains(string(out), "301 roots are now accepted: 300 to add") {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if kept, err := os.ReadFile(file + roots.LastGoodSuffix); err != nil || !bytes.Equal(kept, before) {
+			t.Fatalf("the copy is %q, %v", kept, err)
+		}
+		if halfway++; halfway == want {
+			return
+		}
+	}
+	t.Fatalf("only %d of 200 were killed half-way, want %d", halfway, want)
 }

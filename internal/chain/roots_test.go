@@ -2,6 +2,7 @@ package chain
 
 import (
 	"bytes"
+	"crypto"
 	"fmt"
 	"slices"
 	"strings"
@@ -204,5 +205,26 @@ func TestParseRoots(t *testing.T) {
 		if len(ders) != c.n || (err == nil) != (c.want == "") || (err != nil && !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: got %d roots, error %v; want %d, %q", c.name, len(ders), err, c.n, c.want)
 		}
+	}
+}
+
+// TestParseRoot reads what a root says of itself, whatever its serial number and
+// its signature.
+func TestParseRoot(t *testing.T) {
+	t.Parallel()
+	root := spec{version: 2, serial: -5, subject: name(t, "Root"), key: rsaKey(t, algSHA1RSA, crypto.SHA1), extensions: [][]byte{extCA}}.issue(t, nil)
+	got, err := ParseRoot(root.der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := parseCertificate(root.der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Subject, root.subject) || !bytes.Equal(got.Issuer, root.subject) || !got.NotAfter.Equal(c.notAfter) || !got.NotBefore.Equal(c.notBefore) {
+		t.Errorf("got %+v", got)
+	}
+	if _, err := ParseRoot(root.der[:len(root.der)-1]); err == nil {
+		t.Error("a root that was cut off is read")
 	}
 }

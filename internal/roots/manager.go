@@ -122,7 +122,7 @@ func NewManager(cfg Config) (*Manager, error) {
 type State struct {
 	Set *Set
 	// From is the path it was read from: the roots file, its last good copy, or
-	// that of an object; empty if there is nothing anywhere.
+	// that of an object in a bucket; empty if there is nothing anywhere.
 	From string
 	// Restored are roots that the logs accept and the file has lost.
 	Restored []Root
@@ -130,9 +130,10 @@ type State struct {
 	data []byte // of the roots file, nil if there is none
 }
 
-// Load reads the roots file. If there is none, and kiln writes it, the newest
-// copy in a bucket stands for it, or else the last good one beside it. A file
-// that is damaged is an error: it may be that an operator is at work on it.
+// Load reads the roots file. If it is not there, or says that nothing is
+// accepted as yet, and kiln writes it, then the newest copy in a bucket stands
+// for it, or else the last good one beside it: a machine may have lost its disk.
+// A file that is damaged is an error: it may be that an operator is at work on it.
 func (m *Manager) Load(ctx context.Context) (*State, error) {
 	s, err := m.load(ctx)
 	if err != nil {
@@ -154,58 +155,84 @@ func (m *Manager) Load(ctx context.Context) (*State, error) {
 }
 
 func (m *Manager) load(ctx context.Context) (*State, error) {
+	s := &State{Set: NewSet()}
 	data, err := readFile(m.cfg.File, maxFile)
-	if err == nil {
-		set, err := ParseFile(data)
-		if err != nil {
+	switch {
+	case err == nil:
+		if s.Set, err = ParseFile(data); err != nil {
 			return nil, fmt.Errorf("roots file %s: %w; mend it, or put %s in its place", m.cfg.File, err, filepath.Base(m.cfg.File)+LastGoodSuffix)
 		}
-		return &State{Set: set, From: m.cfg.File, data: append([]byte{}, data...)}, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) || !m.cfg.managed() {
+		s.From, s.data = m.cfg.File, data
+	case !errors.Is(err, fs.ErrNotExist) || !m.cfg.managed():
 		return nil, fmt.Errorf("read roots file: %w", err)
 	}
+	if s.Set.Len() > 0 || !m.cfg.managed() {
+		return s, nil
+	}
+	from, copied, err := m.copied(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("roots file %s is lost, and its copy cannot be had: %w", m.cfg.File, err)
+	}
+	if copied != nil && copied.Len() > 0 {
+		s.From, s.Set = from, copied
+	}
+	return s, nil
+}
+
+// copied returns what the copies of the roots file hold, nil if there are none,
+// and where one of them is. The buckets need not agree, as a copy may have failed;
+// one that cannot be read is an error: it may be the one that holds most.
+func (m *Manager) copied(ctx context.Context) (from string, set *Set, err error) {
 	for _, b := range m.cfg.Buckets {
-		copied, err := Recover(ctx, b)
+		data, err := Recover(ctx, b)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue
 		}
-		if err != nil { // it may hold more than any other place
-			return nil, fmt.Errorf("roots file %s is not there, and its copy cannot be had: %w", m.cfg.File, err)
+		var one *Set
+		if err == nil {
+			one, err = ParseFile(data)
 		}
-		set, err := ParseFile(copied)
-		return &State{Set: set, From: CopyPath(copied)}, err
+		if err != nil {
+			return "", nil, err
+		}
+		if set == nil {
+			from, set = CopyPath(data), one
+		} else {
+			set = NewSet(append(set.All(), one.All()...)...)
+		}
+	}
+	if set != nil {
+		return from, set, nil
 	}
 	beside := m.cfg.File + LastGoodSuffix
-	data, err = readFile(beside, maxFile)
+	data, err := readFile(beside, maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return &State{Set: NewSet()}, nil
+		return "", nil, nil
+	}
+	if err == nil {
+		set, err = ParseFile(data)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("roots file %s is not there: read its last copy: %w", m.cfg.File, err)
+		return "", nil, fmt.Errorf("%s: %w", beside, err)
 	}
-	set, err := ParseFile(data)
-	if err != nil {
-		return nil, fmt.Errorf("roots file %s is not there, and its last copy %s: %w", m.cfg.File, beside, err)
-	}
-	return &State{Set: set, From: beside}, nil
+	return beside, set, nil
 }
 
 // Restore writes the roots file again from its copy if it is lost. It is for the
-// start, before logs read the file. It reports where the copy was, if it did.
+// start, before logs read the file. It says where the copy was, if it did.
 func (m *Manager) Restore(ctx context.Context) (from string, err error) {
 	if !m.cfg.managed() {
 		return "", nil
 	}
 	s, err := m.load(ctx)
-	if err != nil || s.data != nil || s.From == "" {
+	if err != nil || s.From == m.cfg.File || s.Set.Len() == 0 {
 		return "", err
 	}
 	data, err := s.Set.rendered()
 	if err != nil {
 		return "", err
 	}
-	return s.From, swap(m.cfg.File, nil, data)
+	return s.From, swap(m.cfg.File, s.data, data)
 }
 
 // Plan says what is to be done about the reports, the extra and the refused
