@@ -24,7 +24,7 @@ var ErrCopy = errors.New("the roots are applied, but not copied to the bucket")
 func (m *Manager) Apply(ctx context.Context, p *Plan) error {
 	m.applying.Lock()
 	defer m.applying.Unlock()
-	if m.cfg.managed() && p.Changed() {
+	if p.Changed() {
 		if err := swap(m.cfg.File, p.basis, p.next); err != nil {
 			return err
 		}
@@ -106,6 +106,9 @@ func (m *Manager) refresh(ctx context.Context) (p *Plan, err error) {
 		return nil, err
 	}
 	fetched := m.Fetch(ctx, s)
+	if err := ctx.Err(); err != nil { // what failed, failed for that
+		return nil, err
+	}
 	for range attempts {
 		if p, err = m.Plan(s, fetched); err != nil {
 			return nil, err

@@ -1,9 +1,11 @@
 package roots
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -134,6 +136,9 @@ func (l *fakeLog) SetRoots(ders [][]byte) error {
 	defer l.mu.Unlock()
 	if l.err != nil {
 		return l.err
+	}
+	if len(ders) == 0 {
+		return errors.New("there are none")
 	}
 	l.sets = append(l.sets, ders)
 	return nil
@@ -285,7 +290,7 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// TestFetchEnds stops when the process does.
+// TestFetchEnds stops when the process does, which is no failure to wake anybody.
 func TestFetchEnds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -294,7 +299,12 @@ func TestFetchEnds(t *testing.T) {
 		cancel()
 		<-req.Context().Done()
 	}
+	var logged bytes.Buffer
+	r.cfg.Logger = slog.New(slog.NewTextHandler(&logged, nil))
 	if err := r.manager().Refresh(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want the end of the context", err)
+	}
+	if logged.Len() > 0 {
+		t.Errorf("logged: %s", logged.String())
 	}
 }

@@ -403,4 +403,15 @@ func TestNewManager(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := 0
+	for _, f := range families {
+		series += len(f.GetMetric())
+	}
+	if want := 2 * (2 + 3); series != want {
+		t.Errorf("there are %d series before anything has happened, want %d", series, want)
+	}
 }
