@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"kiln/internal/config"
+	"kiln/internal/daemon"
 	"kiln/internal/roots"
 )
 
@@ -146,15 +147,13 @@ func rootsFlags(name, dryRun string, do rootsAction) func(*flag.FlagSet) func(co
 
 // runRoots does something with each roots file, and prints what came of it.
 func runRoots(ctx context.Context, e *env, name string, a *rootsArgs, do rootsAction) error {
-	managed, buckets, err := rootsConfigs(a, e)
+	managed, opener, err := rootsConfigs(a, e)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, b := range buckets {
-			_ = b.close() // all that was written is durable
-		}
-	}()
+	if opener != nil {
+		defer opener.Close() // all that was written is durable
+	}
 	first := managed[0] // all follow the same
 	if name != "roots list" && len(first.Reports) == 0 && (name == "roots fetch" || first.ExtraFile == "" && first.RefusedFile == "") {
 		return misuse(name, "there is nothing to follow: give --report, or put reports into the section roots of the configuration")
@@ -189,9 +188,9 @@ func runRoots(ctx context.Context, e *env, name string, a *rootsArgs, do rootsAc
 	return err
 }
 
-// rootsConfigs returns one configuration for each roots file, and the buckets in
-// them.
-func rootsConfigs(a *rootsArgs, e *env) (all []roots.Config, buckets []*lazyBucket, err error) {
+// rootsConfigs returns one configuration for each roots file, and the opener of
+// the buckets in them, nil if there are none.
+func rootsConfigs(a *rootsArgs, e *env) (all []roots.Config, opener *daemon.Opener, err error) {
 	base := roots.Config{
 		Reports: a.reports, ExtraFile: a.extra, RefusedFile: a.refused,
 		Cached: a.cached, AcceptShrunk: a.acceptShrunk, Now: e.now,
@@ -217,17 +216,17 @@ func rootsConfigs(a *rootsArgs, e *env) (all []roots.Config, buckets []*lazyBuck
 	if err != nil {
 		return nil, nil, err
 	}
+	opener = daemon.NewOpener(cfg, daemon.Options{Now: e.now})
 	for _, file := range files {
 		base.File, base.Buckets = file, nil
 		for _, l := range cfg.Logs {
 			if l.RootsFile == file {
-				b := &lazyBucket{cfg: cfg, log: l}
-				base.Buckets, buckets = append(base.Buckets, b), append(buckets, b)
+				base.Buckets = append(base.Buckets, &lazyBucket{opener: opener, log: l})
 			}
 		}
 		all = append(all, base)
 	}
-	return all, buckets, nil
+	return all, opener, nil
 }
 
 // readConfig reads a configuration without the files it names: the roots file is

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"kiln/internal/config"
 	"kiln/internal/daemon"
@@ -11,39 +10,34 @@ import (
 )
 
 // lazyBucket is the storage of a log, opened when it is first used. A log that
-// was not made yet has a storage that is empty and forgets.
+// was not made yet, or is no more, has a storage that is empty and forgets.
+// It is for one goroutine, as the opener is, which closes what was opened.
 type lazyBucket struct {
-	cfg *config.Config
-	log config.Log
+	opener *daemon.Opener
+	log    config.Log
 
-	open  sync.Once // writes what follows
-	parts *daemon.Parts
-	err   error
+	opened bool
+	is     storage.Bucket // nil if the log is not there
+	err    error
 }
 
 var _ storage.Bucket = (*lazyBucket)(nil)
 
-// bucket returns the storage, nil for that of a log that was not made yet.
+// bucket returns the storage, nil for that of a log that is not there.
 func (l *lazyBucket) bucket(ctx context.Context) (storage.Bucket, error) {
-	l.open.Do(func() {
-		l.parts, l.err = daemon.OpenParts(ctx, l.cfg, l.log, daemon.Options{})
-		if errors.Is(l.err, daemon.ErrNotCreated) {
-			l.parts, l.err = nil, nil
-		}
-	})
-	if l.err != nil || l.parts == nil {
-		return nil, l.err
+	if l.opened {
+		return l.is, l.err
 	}
-	return l.parts.Bucket, nil
-}
-
-// close closes what was opened.
-func (l *lazyBucket) close() error {
-	l.open.Do(func() { l.err = errors.New("closed") })
-	if l.parts == nil {
-		return nil
+	l.opened = true
+	parts, err := l.opener.Open(ctx, l.log)
+	switch {
+	case errors.Is(err, daemon.ErrNotCreated), errors.Is(err, daemon.ErrRetired):
+	case err != nil:
+		l.err = err
+	default:
+		l.is = parts.Bucket
 	}
-	return l.parts.Close()
+	return l.is, l.err
 }
 
 // Create implements [storage.Bucket].
