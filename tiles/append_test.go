@@ -42,8 +42,8 @@ func TestAppend(t *testing.T) {
 		to := rapid.Int64Range(from, tree.N).Draw(rt, "to")
 		index := from
 		err := Entries(ctx, bucket, tree, from, to, func(got Entry) error {
-			want := Entry{Key: pool[index].Key(), Placement: entry.Placement{Index: index, TimestampMillis: timestamps[index]}}
-			if got != want {
+			want := Entry{pool[index].Key(), entry.Placement{Index: index, TimestampMillis: timestamps[index]}, pool[index].Chain()}
+			if got.Key != want.Key || got.Placement != want.Placement || !slices.Equal(got.Chain, want.Chain) {
 				return fmt.Errorf("entry is %+v, want %+v", got, want)
 			}
 			h, err := LeafHash(ctx, bucket, tree, index)

@@ -113,6 +113,7 @@ func LeafHash(ctx context.Context, bucket storage.Bucket, tree tlog.Tree, index 
 type Entry struct {
 	Key entry.Key
 	entry.Placement
+	Chain [][32]byte // fingerprints of the issuers it names; the tree does not prove them
 }
 
 // Entries calls yield for the entries [from, to) of a tree, in order. Each was
@@ -140,7 +141,7 @@ func Entries(ctx context.Context, bucket storage.Bucket, tree tlog.Tree, from, t
 			if index := n*Width + int64(i); index < from || index >= to {
 				continue
 			}
-			if err := yield(Entry{Key: l.pending.Key(), Placement: l.placement}); err != nil {
+			if err := yield(Entry{Key: l.pending.Key(), Placement: l.placement, Chain: l.pending.Chain()}); err != nil {
 				return err
 			}
 		}

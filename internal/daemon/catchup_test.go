@@ -17,6 +17,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"kiln/entry"
+	"kiln/internal/catchup"
 	"kiln/internal/config"
 	"kiln/internal/logkey"
 	"kiln/storage/mem"
@@ -118,7 +119,7 @@ func (c *fakeCache) wantHeld(t *testing.T, g *growingTree, n int) {
 	}
 }
 
-func newCatchUp(g *growingTree, c cache, log *slog.Logger) *catchUp {
+func newCatchUp(g *growingTree, c catchup.Cache, log *slog.Logger) *catchUp {
 	return &catchUp{
 		bucket: g.bucket, cache: c, now: time.Now, log: log,
 		metrics: newLogMetrics(nil, func() float64 { return 0 }),
@@ -128,13 +129,13 @@ func newCatchUp(g *growingTree, c cache, log *slog.Logger) *catchUp {
 func TestCatchUpAtStart(t *testing.T) {
 	t.Parallel()
 	g := newGrowingTree()
-	g.grow(t, catchUpBatch+300)
+	g.grow(t, catchup.Batch+300)
 	c := newFakeCache()
 	u := newCatchUp(g, c, slog.New(slog.DiscardHandler))
 	if err := u.start(t.Context(), g.edge.Tree()); err != nil {
 		t.Fatal(err)
 	}
-	c.wantHeld(t, g, catchUpBatch+300)
+	c.wantHeld(t, g, catchup.Batch+300)
 
 	// The next start reads only what is new.
 	clear(c.rows)
@@ -142,7 +143,7 @@ func TestCatchUpAtStart(t *testing.T) {
 	if err := u.start(t.Context(), g.edge.Tree()); err != nil {
 		t.Fatal(err)
 	}
-	if len(c.rows) != 5 || c.Covered() != catchUpBatch+305 || c.resets != 0 {
+	if len(c.rows) != 5 || c.Covered() != catchup.Batch+305 || c.resets != 0 {
 		t.Errorf("%d rows put, covered %d, %d resets", len(c.rows), c.Covered(), c.resets)
 	}
 }
@@ -204,7 +205,7 @@ func TestCatchUpTellsCacheFromTiles(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.wantText) {
 				t.Fatalf("%v, want an error with %q", err, test.wantText)
 			}
-			if broken := new(cacheError); errors.As(err, &broken) != test.ofCache {
+			if broken := new(catchup.CacheError); errors.As(err, &broken) != test.ofCache {
 				t.Errorf("%v: taken for a fault of the cache: %v, want %v", err, !test.ofCache, test.ofCache)
 			}
 		})

@@ -21,6 +21,7 @@ import (
 	"kiln/dedup"
 	"kiln/entry"
 	"kiln/frontend"
+	"kiln/internal/catchup"
 	"kiln/internal/chain"
 	"kiln/internal/config"
 	"kiln/internal/logkey"
@@ -149,7 +150,7 @@ func (l *runningLog) openDedup(ctx context.Context) error {
 	catchUp := &catchUp{bucket: l.bucket, cache: c, now: l.now, log: l.log, metrics: l.metrics}
 	if err := catchUp.start(ctx, l.latest()); err != nil {
 		err = errors.Join(err, c.Close())
-		if broken := new(cacheError); errors.As(err, &broken) {
+		if broken := new(catchup.CacheError); errors.As(err, &broken) {
 			return l.withoutDedup(ctx, err)
 		}
 		return fmt.Errorf("read entries back from storage %s: %w", l.conf.Storage, err)
