@@ -29,7 +29,7 @@ func (b Backend) String() string {
 }
 
 // Backends are all there are, for a test that runs on each.
-func Backends() []Backend { return []Backend{Embedded, S3Etcd} }
+func Backends() []Backend { return []Backend{Embedded, S3, S3Etcd} }
 
 // bucketName is the one bucket on the S3 server.
 const bucketName = "kiln-test"
