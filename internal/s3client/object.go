@@ -218,6 +218,9 @@ func (q *quoting) worked(form string) {
 }
 
 func (c *Client) put(ctx context.Context, op, bucket, key string, content Content, condition func(*s3.PutObjectInput)) (etag string, err error) {
+	if len(content.Body) > MaxBody {
+		return "", &Error{Op: op, Bucket: bucket, Key: key, Class: Refused, Err: fmt.Errorf("body of %d bytes is too large", len(content.Body))}
+	}
 	sum := md5.Sum(content.Body)
 	in := &s3.PutObjectInput{
 		Bucket: &bucket, Key: &key, ContentMD5: aws.String(base64.StdEncoding.EncodeToString(sum[:])),

@@ -2,7 +2,6 @@ package s3client
 
 import (
 	"context"
-	"fmt"
 	"time"
 )
 
@@ -52,9 +51,6 @@ func transfer(size int64) time.Duration {
 // do makes one request within the client's bounds. size is of the body that is
 // sent.
 func (c *Client) do(ctx context.Context, op, bucket, key string, size int, call func(*attempt) error) error {
-	if size > MaxBody {
-		return &Error{Op: op, Bucket: bucket, Key: key, Class: Refused, Err: fmt.Errorf("body of %d bytes is too large", size)}
-	}
 	if err := c.limit.acquire(ctx); err != nil {
 		return classify(ctx, ctx, op, bucket, key, err)
 	}
