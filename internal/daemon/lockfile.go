@@ -37,7 +37,10 @@ func (l *lockFiles) acquire(paths ...string) error {
 // processes lock two files of one name.
 func (l *lockFiles) release() {
 	for _, f := range l.files {
-		_ = f.Close() // closing the only descriptor drops the lock
+		// Closing the only descriptor would do, but a child that is just being
+		// started has a second one for a moment.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		_ = f.Close()
 	}
 	l.files = nil
 }
