@@ -172,7 +172,7 @@ func (f createFlags) run(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	logs, err := f.named(ctx, e, cfg, opts, args)
+	logs, broken, err := f.named(ctx, e, cfg, opts, args)
 	if err != nil {
 		return err
 	}
@@ -192,23 +192,26 @@ func (f createFlags) run(ctx context.Context, e *env, args []string) error {
 		bar.set(int64(i+1), int64(len(logs)))
 	}
 	bar.end()
-	return printCreated(e, cfg, made, *f.dry, *f.json)
+	if err := printCreated(e, cfg, made, *f.dry, *f.json); err != nil {
+		return err
+	}
+	return broken
 }
 
-// named returns the logs that the command line means.
-func (f createFlags) named(ctx context.Context, e *env, cfg *config.Config, opts daemon.Options, args []string) ([]config.Log, error) {
-	var logs []config.Log
+// named returns the logs that the command line means. broken is an error if
+// others are, of which it cannot be told whether they are missing.
+func (f createFlags) named(ctx context.Context, e *env, cfg *config.Config, opts daemon.Options, args []string) (logs []config.Log, broken, err error) {
 	for _, name := range args {
 		conf, err := shards.Find(cfg, name)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if !slices.ContainsFunc(logs, func(l config.Log) bool { return l.Name == conf.Name }) {
 			logs = append(logs, conf)
 		}
 	}
 	if !*f.all {
-		return logs, nil
+		return logs, nil, nil
 	}
 	list, err := shards.List(ctx, cfg, opts, nil)
 	for _, s := range list {
@@ -216,7 +219,7 @@ func (f createFlags) named(ctx context.Context, e *env, cfg *config.Config, opts
 			logs = append(logs, s.Conf)
 		}
 	}
-	return logs, err
+	return logs, tellBroken(e, list), err
 }
 
 // write puts the request of a shard into the folder that was asked for.
@@ -274,7 +277,7 @@ func (f endingFlags) freeze(ctx context.Context, e *env, p *daemon.Parts, opts d
 		}
 		bar := e.progress("waiting for the last round")
 		defer bar.end()
-		frozen, err := shards.Freeze(ctx, p, *f.note, *f.patience, opts)
+		frozen, err := shards.Freeze(ctx, p, shards.FreezeConfig{Note: *f.note, Patience: *f.patience, Waiting: bar.set}, opts)
 		if err != nil {
 			return err
 		}
@@ -314,8 +317,12 @@ func shardsRetireCommand() command {
 }
 
 func (f endingFlags) retire(ctx context.Context, e *env, p *daemon.Parts, c shards.RetireConfig, opts daemon.Options) error {
+	listing := e.progress("listing objects")
+	defer listing.end()
+	c.Listed = listing.set
 	if !*f.yes {
-		r, err := shards.Inspect(ctx, p, c.Keep, opts)
+		r, err := shards.Inspect(ctx, p, c, opts)
+		listing.end()
 		if err != nil {
 			return err
 		}
@@ -325,6 +332,7 @@ func (f endingFlags) retire(ctx context.Context, e *env, p *daemon.Parts, c shar
 	defer bar.end()
 	c.Step = bar.set
 	c.Waiting = func() {
+		listing.end()
 		fmt.Fprintf(e.stderr, "kiln: %s is retired; waiting until nobody signs for it any more\n", p.Conf.Name)
 	}
 	r, gone, err := shards.Retire(ctx, p, c, opts)

@@ -239,7 +239,7 @@ func TestCreateAfterTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	final, err := shards.Freeze(t.Context(), p, "", time.Minute, opts)
+	final, err := shards.Freeze(t.Context(), p, shards.FreezeConfig{Patience: time.Minute}, opts)
 	if err != nil {
 		t.Fatal(err)
 	}

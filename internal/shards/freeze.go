@@ -22,29 +22,36 @@ type Final struct {
 	Checkpoint []byte // signed
 }
 
+// FreezeConfig is how [Freeze] goes about it. The zero value waits for nobody.
+type FreezeConfig struct {
+	Note     string
+	Patience time.Duration           // with a process of this machine that serves the log
+	Waiting  func(done, total int64) // called while it is waited for, in seconds; may be nil
+}
+
 // Freeze freezes a log for good: no sequencer grows it any more, and its final
 // tree head is in log.v3.json. If a process of this machine serves the log, that
-// one ends its last round, and Freeze waits for it up to patience. It may be
-// repeated, also after an error, and returns the same then.
-func Freeze(ctx context.Context, p *daemon.Parts, note string, patience time.Duration, opts daemon.Options) (Final, error) {
-	f, err := freeze(ctx, p, note, patience, opts)
+// one ends its last round, and Freeze waits for it. It may be repeated, also
+// after an error, and returns the same then.
+func Freeze(ctx context.Context, p *daemon.Parts, c FreezeConfig, opts daemon.Options) (Final, error) {
+	f, err := freeze(ctx, p, c, opts)
 	if err != nil {
 		return Final{}, fmt.Errorf("freeze %s: %w", p.Conf.Name, err)
 	}
 	return f, nil
 }
 
-func freeze(ctx context.Context, p *daemon.Parts, note string, patience time.Duration, opts daemon.Options) (Final, error) {
+func freeze(ctx context.Context, p *daemon.Parts, c FreezeConfig, opts daemon.Options) (Final, error) {
 	f, err := LoadFinal(ctx, p)
 	if err != nil {
 		return Final{}, err
 	}
 	if f == nil {
-		mark := lifecycle.Mark{At: now(opts), Note: note}
+		mark := lifecycle.Mark{At: now(opts), Note: c.Note}
 		if mark, err = lifecycle.Freeze(ctx, p.Lock, p.LockID, mark); err != nil {
 			return Final{}, err
 		}
-		if f, err = sealed(ctx, p, mark, patience, opts); err != nil {
+		if f, err = sealed(ctx, p, mark, c, opts); err != nil {
 			return Final{}, err
 		}
 	}
@@ -56,8 +63,8 @@ func freeze(ctx context.Context, p *daemon.Parts, note string, patience time.Dur
 
 // sealed returns the final tree of a log that was marked as frozen, once this
 // process has sealed it, or the one that serves it.
-func sealed(ctx context.Context, p *daemon.Parts, mark lifecycle.Mark, patience time.Duration, opts daemon.Options) (*Final, error) {
-	for until := time.Now().Add(patience); ; {
+func sealed(ctx context.Context, p *daemon.Parts, mark lifecycle.Mark, c FreezeConfig, opts daemon.Options) (*Final, error) {
+	for began := time.Now(); ; {
 		inUse := seal(ctx, p, mark, opts)
 		if inUse != nil && !errors.Is(inUse, daemon.ErrInUse) {
 			return nil, inUse
@@ -69,9 +76,12 @@ func sealed(ctx context.Context, p *daemon.Parts, mark lifecycle.Mark, patience 
 		if inUse == nil {
 			return nil, errors.New("the log was sealed, but has no final tree")
 		}
-		if time.Now().After(until) {
+		if time.Since(began) > c.Patience {
 			return nil, fmt.Errorf("the log is marked and takes nothing once that is read, but within %v its last round was not ended by who has it: %w; "+
-				"or look into what that process says, and repeat this command", patience, inUse)
+				"or look into what that process says, and repeat this command", c.Patience, inUse)
+		}
+		if c.Waiting != nil {
+			c.Waiting(int64(time.Since(began)/time.Second), int64(c.Patience/time.Second))
 		}
 		if err := sleep(ctx, lookInterval); err != nil {
 			return nil, err

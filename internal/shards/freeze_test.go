@@ -33,7 +33,7 @@ func TestFreeze(t *testing.T) {
 		r.wantInfo(f)
 
 		time.Sleep(time.Hour)
-		again, err := shards.Freeze(t.Context(), r.parts, "another note", 0, r.opts)
+		again, err := shards.Freeze(t.Context(), r.parts, shards.FreezeConfig{Note: "another note"}, r.opts)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,7 +116,7 @@ func TestFreezeOfHolderThatDoesNothing(t *testing.T) {
 		r := newRig(t, 0)
 		r.inFolder()
 		release := claim(t, r.parts)
-		_, err := shards.Freeze(t.Context(), r.parts, "", 10*time.Second, r.opts)
+		_, err := shards.Freeze(t.Context(), r.parts, shards.FreezeConfig{Patience: 10 * time.Second}, r.opts)
 		if !errors.Is(err, daemon.ErrInUse) || !strings.Contains(err.Error(), "within 10s") {
 			t.Fatalf("error is %v", err)
 		}
@@ -167,7 +167,7 @@ func TestFreezeFaults(t *testing.T) {
 					}
 					return lockmem.Fault{Before: count()}
 				})
-				_, err := shards.Freeze(t.Context(), r.parts, "note", time.Minute, r.opts)
+				_, err := shards.Freeze(t.Context(), r.parts, shards.FreezeConfig{Note: "note", Patience: time.Minute}, r.opts)
 				if err != nil && !errors.Is(err, broken) {
 					t.Logf("call %d: %v", n, err)
 				}

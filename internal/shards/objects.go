@@ -87,10 +87,14 @@ type Inventory struct {
 	Other Amount // what no log makes, and retire leaves
 }
 
-// takeInventory lists all objects of a log.
-func takeInventory(ctx context.Context, p *daemon.Parts) (Inventory, error) {
+// takeInventory lists all objects of a log. step may be nil.
+func takeInventory(ctx context.Context, p *daemon.Parts, step func(done, total int64)) (Inventory, error) {
 	inv := Inventory{Kinds: make(map[Kind]Amount)}
+	n := int64(0)
 	err := p.Bucket.List(ctx, "", func(i storage.Info) error {
+		if n++; step != nil {
+			step(n, 0)
+		}
 		kind := kindOf(i.Path)
 		if kind == "" {
 			inv.Other.add(i.Size)
@@ -125,19 +129,25 @@ type removal struct {
 // run deletes the checkpoint first, so that no reader begins what it cannot end,
 // and log.v3.json, which says what the log was, last.
 func (r *removal) run(ctx context.Context) error {
-	if err := r.sweep(ctx, func(k Kind) bool { return k == KindCheckpoint }); err != nil {
-		return err
+	first := func(k Kind) bool { return k == KindCheckpoint }
+	most := func(k Kind) bool { return k != KindInfo }
+	last := func(k Kind) bool { return k == KindInfo }
+	for _, s := range []struct {
+		prefix string
+		which  func(Kind) bool
+	}{{checkpointPath, first}, {"", most}, {reader.InfoPath, last}} {
+		if err := r.sweep(ctx, s.prefix, s.which); err != nil {
+			return err
+		}
 	}
-	if err := r.sweep(ctx, func(k Kind) bool { return k != KindInfo }); err != nil {
-		return err
-	}
-	return r.sweep(ctx, func(k Kind) bool { return k == KindInfo })
+	return nil
 }
 
-// sweep deletes all objects of some kinds, until a listing has none.
-func (r *removal) sweep(ctx context.Context, which func(Kind) bool) error {
+// sweep deletes all objects of some kinds below a prefix, until a listing has
+// none.
+func (r *removal) sweep(ctx context.Context, prefix string, which func(Kind) bool) error {
 	for range deletePasses {
-		n, err := r.pass(ctx, which)
+		n, err := r.pass(ctx, prefix, which)
 		if err != nil {
 			return fmt.Errorf("delete the objects of the log: %w; repeat the command to go on", err)
 		}
@@ -149,10 +159,10 @@ func (r *removal) sweep(ctx context.Context, which func(Kind) bool) error {
 }
 
 // pass deletes what one listing has, and returns how many it had.
-func (r *removal) pass(ctx context.Context, which func(Kind) bool) (n int64, err error) {
+func (r *removal) pass(ctx context.Context, prefix string, which func(Kind) bool) (n int64, err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(deleteParallel)
-	listErr := r.p.Bucket.List(ctx, "", func(i storage.Info) error {
+	listErr := r.p.Bucket.List(ctx, prefix, func(i storage.Info) error {
 		kind := kindOf(i.Path)
 		if kind == "" || !which(kind) {
 			return nil

@@ -39,28 +39,29 @@ type Retirement struct {
 	Blocked []string
 }
 
-// RetireConfig is how [Retire] goes about it. The zero value keeps nothing and
+// RetireConfig is how [Inspect] and [Retire] go about it. The zero value keeps nothing and
 // waits for nobody.
 type RetireConfig struct {
 	Keep     time.Duration // after the end of the window, as in Retirement
 	Note     string
 	MarkOnly bool                    // delete nothing: somebody else does
 	Patience time.Duration           // with those that still sign
+	Listed   func(done, total int64) // called as objects are listed, of a total that is not known (0); may be nil
 	Waiting  func()                  // called before they are waited for; may be nil
 	Step     func(done, total int64) // called as objects go; may be nil
 }
 
 // Inspect finds out what may be deleted of a log, and changes nothing.
-func Inspect(ctx context.Context, p *daemon.Parts, keep time.Duration, opts daemon.Options) (*Retirement, error) {
-	r, err := inspect(ctx, p, keep, now(opts))
+func Inspect(ctx context.Context, p *daemon.Parts, c RetireConfig, opts daemon.Options) (*Retirement, error) {
+	r, err := inspect(ctx, p, c, now(opts))
 	if err != nil {
 		return nil, fmt.Errorf("retire %s: %w", p.Conf.Name, err)
 	}
 	return r, nil
 }
 
-func inspect(ctx context.Context, p *daemon.Parts, keep time.Duration, now time.Time) (*Retirement, error) {
-	r := &Retirement{Shard: look(ctx, p, now), Keep: max(keep, 0)}
+func inspect(ctx context.Context, p *daemon.Parts, c RetireConfig, now time.Time) (*Retirement, error) {
+	r := &Retirement{Shard: look(ctx, p, now), Keep: max(c.Keep, 0)}
 	if r.State == Broken {
 		return nil, r.Err
 	}
@@ -69,7 +70,7 @@ func inspect(ctx context.Context, p *daemon.Parts, keep time.Duration, now time.
 	if r.Final, err = LoadFinal(ctx, p); err != nil {
 		return nil, err
 	}
-	if r.Objects, err = takeInventory(ctx, p); err != nil {
+	if r.Objects, err = takeInventory(ctx, p, c.Listed); err != nil {
 		return nil, err
 	}
 	switch {
@@ -148,7 +149,7 @@ func Retire(ctx context.Context, p *daemon.Parts, c RetireConfig, opts daemon.Op
 
 func retire(ctx context.Context, p *daemon.Parts, c RetireConfig, opts daemon.Options) (*Retirement, Amount, error) {
 	none := Amount{}
-	r, err := inspect(ctx, p, c.Keep, now(opts))
+	r, err := inspect(ctx, p, c, now(opts))
 	if err != nil {
 		return nil, none, err
 	}

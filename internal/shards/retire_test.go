@@ -55,7 +55,7 @@ func TestRetireIsBlocked(t *testing.T) {
 					}
 				}
 				before := r.paths()
-				in, err := shards.Inspect(t.Context(), r.parts, c.keep, r.opts)
+				in, err := shards.Inspect(t.Context(), r.parts, shards.RetireConfig{Keep: c.keep}, r.opts)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -90,7 +90,7 @@ func TestRetire(t *testing.T) {
 		final := r.freeze()
 		foreign := r.everyKind()
 		all := r.paths()
-		in, err := shards.Inspect(t.Context(), r.parts, shards.DefaultKeep, r.opts)
+		in, err := shards.Inspect(t.Context(), r.parts, shards.RetireConfig{Keep: shards.DefaultKeep}, r.opts)
 		if err != nil {
 			t.Fatal(err)
 		}

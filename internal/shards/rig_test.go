@@ -143,7 +143,7 @@ func (r *rig) watchDeletes() {
 // freeze freezes the log as the command does.
 func (r *rig) freeze() shards.Final {
 	r.t.Helper()
-	f, err := shards.Freeze(r.t.Context(), r.parts, "note", time.Minute, r.opts)
+	f, err := shards.Freeze(r.t.Context(), r.parts, shards.FreezeConfig{Note: "note", Patience: time.Minute}, r.opts)
 	if err != nil {
 		r.t.Fatal(err)
 	}
