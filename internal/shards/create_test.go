@@ -225,6 +225,25 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
+func TestCreateOfBroken(t *testing.T) {
+	t.Parallel()
+	cfg, opts := series(t, seriesYAML)
+	conf := cfg.Logs[0]
+	if _, err := shards.Create(t.Context(), cfg, conf, opts, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(conf.Storage, "checkpoint"), []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshot(t, cfg.Dir)
+	if c, err := shards.Create(t.Context(), cfg, conf, opts, false); err == nil || !strings.Contains(err.Error(), "published checkpoint") {
+		t.Errorf("it is %+v, %v", c, err)
+	}
+	if !maps.Equal(before, snapshot(t, cfg.Dir)) {
+		t.Error("something was changed")
+	}
+}
+
 // TestCreateAfterTheEnd leaves a frozen log, and one that was retired, as they are.
 func TestCreateAfterTheEnd(t *testing.T) {
 	t.Parallel()

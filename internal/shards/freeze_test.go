@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"kiln/entry"
 	"kiln/internal/daemon"
 	"kiln/internal/lifecycle"
@@ -181,6 +183,20 @@ func TestFreezeFaults(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestLookSeesGrowth gives a frozen log a published tree that it cannot have.
+func TestLookSeesGrowth(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 0)
+		r.grow(3)
+		r.freeze()
+		r.overwrite("checkpoint", r.sign(tlog.Tree{N: 4, Hash: tlog.Hash{1}}))
+		if s, err := shards.LookAt(t.Context(), r.parts, r.opts); err == nil || s.State != shards.Broken {
+			t.Errorf("it is %s, %v", s.State, err)
+		}
+	})
 }
 
 func TestNoFinal(t *testing.T) {

@@ -30,7 +30,9 @@ func TestPlan(t *testing.T) {
 		create string // the half-years that would be made
 		gaps   []string
 	}{
-		"whole": {"2026h1", []shards.State{f, a, a, a, a, a, a, a}, "", nil},
+		"whole":                {"2026h1", []shards.State{f, a, a, a, a, a, a, a}, "", nil},
+		"old one and hole":     {"2026h1", []shards.State{a, p, a, a, a, a, a, a}, "2026h2", []string{"2026-09-01 2027-01-01 true example2026h2 was not made yet"}},
+		"old one in its grace": {"2026h1", []shards.State{a, a, a, a, a, a, a, a}, "", nil},
 		"new": {
 			"2026h2",
 			[]shards.State{p, p, p, p, p, p, p},

@@ -296,6 +296,7 @@ func TestRetireRefusesDisagreement(t *testing.T) {
 		want  string
 	}{
 		"checkpoint of another tree": {func(r *rig, raw []byte) { r.overwrite("checkpoint", raw) }, "keep everything"},
+		"checkpoint of before":       {func(r *rig, _ []byte) { r.overwrite("checkpoint", r.sign(tlog.Tree{N: 2, Hash: tlog.Hash{1}})) }, "keep everything"},
 		"checkpoint of nobody":       {func(r *rig, _ []byte) { r.overwrite("checkpoint", []byte("nonsense")) }, "published checkpoint"},
 		"no checkpoint": {func(r *rig, _ []byte) {
 			if err := r.bucket.Delete(r.t.Context(), "checkpoint"); err != nil {
@@ -311,17 +312,9 @@ func TestRetireRefusesDisagreement(t *testing.T) {
 				r := newRig(t, 100*day)
 				r.grow(4)
 				r.freeze()
-				signer, err := checkpoint.NewSigner(r.parts.Conf.Origin, r.parts.Key, false)
-				if err != nil {
-					t.Fatal(err)
-				}
-				raw, err := signer.Sign(tlog.Tree{N: 9, Hash: tlog.Hash{1}}, time.Now().Add(time.Hour).UnixMilli())
-				if err != nil {
-					t.Fatal(err)
-				}
-				c.spoil(r, raw)
+				c.spoil(r, r.sign(tlog.Tree{N: 9, Hash: tlog.Hash{1}}))
 				before := r.paths()
-				_, _, err = shards.Retire(t.Context(), r.parts, shards.RetireConfig{Patience: time.Minute}, r.opts)
+				_, _, err := shards.Retire(t.Context(), r.parts, shards.RetireConfig{Patience: time.Minute}, r.opts)
 				if err == nil || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("error is %v, want %q", err, c.want)
 				}
@@ -364,15 +357,8 @@ func TestRetireSeesLockChange(t *testing.T) {
 		r := newRig(t, 100*day)
 		r.freeze()
 		before := r.paths()
-		signer, err := checkpoint.NewSigner(r.parts.Conf.Origin, r.parts.Key, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw, err := signer.Sign(tlog.Tree{N: 1, Hash: tlog.Hash{1}}, time.Now().Add(time.Hour).UnixMilli())
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, _, err = shards.Retire(t.Context(), r.parts, shards.RetireConfig{Patience: time.Minute, Waiting: func() { r.swap(raw) }}, r.opts)
+		raw := r.sign(tlog.Tree{N: 1, Hash: tlog.Hash{1}})
+		_, _, err := shards.Retire(t.Context(), r.parts, shards.RetireConfig{Patience: time.Minute, Waiting: func() { r.swap(raw) }}, r.opts)
 		if err == nil || !strings.Contains(err.Error(), "keep everything") || !slices.Equal(r.paths(), before) {
 			t.Errorf("error is %v, storage %q, was %q", err, r.paths(), before)
 		}
@@ -401,6 +387,20 @@ func TestRetireGivesUp(t *testing.T) {
 			t.Errorf("error is %v", err)
 		}
 	})
+}
+
+// sign signs a tree that is none of the log's.
+func (r *rig) sign(tree tlog.Tree) []byte {
+	r.t.Helper()
+	signer, err := checkpoint.NewSigner(r.parts.Conf.Origin, r.parts.Key, false)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	raw, err := signer.Sign(tree, time.Now().Add(time.Hour).UnixMilli())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return raw
 }
 
 // overwrite puts other bytes in the place of an object.
