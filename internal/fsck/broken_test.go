@@ -158,10 +158,10 @@ var brokenData = []broken{
 		return e
 	}), "tile/data/000", 3, "want a multiple of 32", false},
 	{"length beyond the end", false, edit("tile/data/000", func(b []byte) []byte { b[10] = 0xff; return b }), "tile/data/000", 0, "bytes early", false},
-	{"gzip checksum", false, stored("tile/data/000", flip(-6)), "tile/data/000", -1, "gzip: invalid checksum", false},
-	{"gzip cut off", false, stored("tile/data/001", drop(100)), "tile/data/001", -1, "gzip does not decode", false},
-	{"bytes after gzip", false, stored("tile/data/001", add("garbage")), "tile/data/001", -1, "gzip", false},
-	{"garbage for gzip", false, stored("tile/data/001", func([]byte) []byte { return []byte("\x1f\x8bgarbage") }), "tile/data/001", -1, "gzip", false},
+	{"gzip checksum", false, stored("tile/data/000", flip(-6)), "tile/data/000", 0, "gzip: invalid checksum", false},
+	{"gzip cut off", false, stored("tile/data/001", drop(100)), "tile/data/001", 256, "gzip does not decode", false},
+	{"bytes after gzip", false, stored("tile/data/001", add("garbage")), "tile/data/001", 256, "gzip", false},
+	{"garbage for gzip", false, stored("tile/data/001", func([]byte) []byte { return []byte("\x1f\x8bgarbage") }), "tile/data/001", 256, "gzip", false},
 	{"empty data tile", false, stored("tile/data/001", func([]byte) []byte { return nil }), "tile/data/001", 256, "it ends here", false},
 	{"data tile missing", false, remove("tile/data/001"), "tile/data/001", 256, "is missing", false},
 	{"edge's data tile missing", false, remove("tile/data/002.p/44"), "tile/data/002.p/44", 512, "is missing", false},
@@ -306,7 +306,7 @@ var brokenOther = []broken{
 		b[7] = []byte("garbage\n")
 		return b
 	}), "tile/names/002.p/44", 519, "no JSON object", false},
-	{"names tile with a broken gzip", false, stored("tile/names/000", flip(-6)), "tile/names/000", -1, "invalid checksum", false},
+	{"names tile with a broken gzip", false, stored("tile/names/000", flip(-6)), "tile/names/000", 0, "invalid checksum", false},
 
 	{"checkpoint missing", false, remove("checkpoint"), "checkpoint", -1, "is missing", false},
 	{"checkpoint's signature", false, edit("checkpoint", func(b []byte) []byte {

@@ -97,8 +97,9 @@ type checker struct {
 	issuers    issuers
 	mmd        time.Duration // that the log declares
 
-	state state
-	spine spine // of the entries checked so far; for the collector
+	state    state
+	unproved bool  // the remembered checkpoint could not be compared yet
+	spine    spine // of the entries checked so far; for the collector
 }
 
 // Run checks a log. The error is a *[Fault], an *[UnknownError], one of the
@@ -158,8 +159,14 @@ func (c *checker) entries(ctx context.Context) error {
 	if err := c.finish(ctx); err != nil {
 		return err
 	}
-	if err := c.checkPartials(ctx); err != nil {
-		return errors.Join(err, c.saveUnless(err))
+	if c.unproved { // then the walk has found why; but tiles may have changed since
+		return &UnknownError{Path: "tile/", Err: errUnproved}
+	}
+	// Only now, as the wider tiles that partial ones are compared with are right.
+	for _, step := range []func(context.Context) error{c.checkRemembered, c.checkPartials} {
+		if err := step(ctx); err != nil {
+			return errors.Join(err, c.saveUnless(err))
+		}
 	}
 	return c.save(true)
 }
@@ -206,10 +213,7 @@ func (c *checker) checkConsistency(ctx context.Context) error {
 	if errors.As(err, &f) && f.Path == "checkpoint" {
 		return errors.Join(err, c.keepConflict())
 	}
-	if err != nil || old.Tree.N == c.tree.N {
-		return err
-	}
-	return c.checkRemembered(ctx, old.Tree.N)
+	return err
 }
 
 func (c *checker) extends(ctx context.Context, old checkpoint.Checkpoint) error {
@@ -230,6 +234,10 @@ func (c *checker) extends(ctx context.Context, old checkpoint.Checkpoint) error 
 		return nil
 	}
 	root, err := c.rootAt(ctx, old.Tree.N)
+	if errors.Is(err, errUnproved) {
+		c.unproved = true
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -252,6 +260,9 @@ func (c *checker) resume(ctx context.Context) error {
 		return err // cannot be: it was read before
 	}
 	want, err := c.rootAt(ctx, p.Entries)
+	if errors.Is(err, errUnproved) {
+		return nil // from the first entry on, to find out which tile it is
+	}
 	if err != nil {
 		return err
 	}

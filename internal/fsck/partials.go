@@ -68,7 +68,8 @@ func (c *checker) checkPartials(ctx context.Context) error {
 
 // checkRemembered does so for the tiles that a remembered checkpoint needs,
 // which must be there as long as there is no full tile.
-func (c *checker) checkRemembered(ctx context.Context, size int64) error {
+func (c *checker) checkRemembered(ctx context.Context) error {
+	size := c.report.SinceSize
 	known := &prefixCache{c: c, of: make(map[tlog.Tile]*prefixSlot)}
 	for l := tiles.LevelNames; l < levels; l++ {
 		n := size >> (tiles.Height * (max(l, 0) + 1))
@@ -96,8 +97,11 @@ func (c *checker) checkPartial(ctx context.Context, known *prefixCache, t, wide 
 		return err
 	}
 	want, err := known.get(ctx, wide)
+	if t.L == tiles.LevelNames && absent(err) {
+		return nil // as was noted
+	}
 	if err != nil {
-		return err
+		return missing(tiles.Path(wide), firstEntry(wide, 0), err)
 	}
 	path := tiles.Path(t)
 	for i := range got.sums {
@@ -200,9 +204,6 @@ func (k *prefixCache) get(ctx context.Context, t tlog.Tile) (*prefixes, error) {
 			slot.p, err = sumPrefixes(served, r, t.W)
 			return err
 		})
-		if slot.err != nil {
-			slot.err = missing(tiles.Path(t), firstEntry(t, 0), slot.err)
-		}
 	})
 	return slot.p, slot.err
 }

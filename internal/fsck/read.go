@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"kiln/storage"
+	"kiln/tiles"
 )
 
 // Limits of what is read. A checkpoint of 16 witnesses with post-quantum
@@ -162,7 +163,7 @@ func (a *access) once(ctx context.Context, path string, limit int64, use func(r 
 	case data != nil && data.over():
 		return &UnknownError{Path: path, Err: fmt.Errorf("it decodes to more than %d bytes", limit)}
 	case data != nil && data.broken() != nil:
-		return faultf(path, "gzip does not decode: %v", data.broken())
+		return &Fault{Path: path, Index: placeOf(path), Detail: fmt.Sprintf("gzip does not decode: %v", data.broken())}
 	}
 	return err
 }
@@ -228,13 +229,22 @@ func decode(path string, body io.Reader, e Encoding, limit int64) (*decoded, err
 	if e == EncodingGzip {
 		z, err := gzip.NewReader(raw)
 		if err != nil {
-			return nil, faultf(path, "is said to be gzip, but does not begin so: %v", err)
+			return nil, &Fault{Path: path, Index: placeOf(path), Detail: fmt.Sprintf("is said to be gzip, but does not begin so: %v", err)}
 		}
 		d.zip = &kept{r: z}
 		d.limit.R = d.zip
 	}
 	d.buf = bufio.NewReaderSize(d.limit, 32<<10)
 	return d, nil
+}
+
+// placeOf returns the index of the first entry of a tile, -1 for other objects.
+func placeOf(path string) int64 {
+	t, err := tiles.ParsePath(path)
+	if err != nil {
+		return -1
+	}
+	return firstEntry(t, 0)
 }
 
 func (d *decoded) over() bool { return d.limit.N <= 0 }
@@ -259,12 +269,12 @@ func (a *access) small(ctx context.Context, path string, limit int64) (body []by
 // an *UnknownError if the source would not tell.
 func missing(path string, index int64, err error) error {
 	switch {
+	case !absent(err):
+		return err
 	case errors.Is(err, storage.ErrNotFound):
 		return &Fault{Path: path, Index: index, Detail: "is missing"}
-	case errors.Is(err, ErrRefused):
-		return &UnknownError{Path: path, Err: err}
 	}
-	return err
+	return &UnknownError{Path: path, Err: err}
 }
 
 // watch cancels a context when no object was read for as long as limit. The

@@ -147,10 +147,16 @@ var pki = sync.OnceValue(func() (p struct {
 	return p
 })
 
+// repeat returns entry i of a log that repeats the chains of pki.
+func repeat(i int64) *entry.Pending {
+	p := pki()
+	return p.pending[i%int64(len(p.pending))]
+}
+
 // small is a log of real certificates with names tiles and older partial tiles.
 var small = sync.OnceValue(func() *log {
 	p := pki()
-	l := grow(must(logkey.Generate()), func(i int64) *entry.Pending { return p.pending[i%int64(len(p.pending))] }, true, 100, 300, 556)
+	l := grow(must(logkey.Generate()), repeat, true, 100, 300, 556)
 	maps.Copy(l.objects, p.issuers)
 	return l
 })

@@ -72,6 +72,9 @@ var ErrRefused = errors.New("access refused")
 // absent reports whether an object is not to be had here, so that a wider tile
 // or none may stand in for it.
 func absent(err error) bool {
+	if errors.As(err, new(*UnknownError)) {
+		return false // that some other object is not to be had was settled before
+	}
 	return errors.Is(err, storage.ErrNotFound) || errors.Is(err, ErrRefused)
 }
 

@@ -183,9 +183,10 @@ func (c *checker) remembered() (old checkpoint.Checkpoint, ok bool, err error) {
 	return old, true, nil
 }
 
-// save writes the state file; done is whether all was checked.
+// save writes the state file; done is whether all was checked. A checkpoint that
+// was not compared with the remembered one must not take its place.
 func (c *checker) save(done bool) error {
-	if c.opts.State == "" {
+	if c.opts.State == "" || c.unproved {
 		return nil
 	}
 	c.state.Version, c.state.Origin, c.state.Key = 1, c.opts.Origin, c.opts.SPKI
