@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -11,11 +12,15 @@ import (
 	"time"
 
 	"kiln/internal/fsck"
+	"kiln/internal/s3client"
+	"kiln/storage/s3"
 )
 
 // fsckFlags are the flags of kiln fsck.
 type fsckFlags struct {
 	publicKey, origin, state, contact string
+	endpoint, region, caFile          string
+	pathStyle                         bool
 	onlyNew, signatures, json         bool
 	parallel                          int
 	timeout, stall                    time.Duration
@@ -23,17 +28,19 @@ type fsckFlags struct {
 
 func fsckCommand() command {
 	return command{
-		name: "fsck", args: "URL|DIR [flags]",
+		name: "fsck", args: "URL|DIR|s3://BUCKET/PREFIX [flags]",
 		summary: "check a whole static-ct log, ours or a stranger's",
-		about: "Checks the checkpoint's signature, hashes every entry anew, and compares all hash tiles, issuers, leaf indexes, " +
+		about: "Checks a log at its monitoring URL, in a directory or in S3-compatible storage: the checkpoint's signature, hashes every entry anew, and compares all hash tiles, issuers, leaf indexes, " +
 			"timestamps, names tiles, partial tiles and (of a URL) headers with what they have to be. It only reads and takes no " +
 			"lock, so it may look at a running log. Key and origin are taken from the log's log.v3.json unless they are given. " +
+			"Of S3 the credentials come from where AWS' tools look for them, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. " +
 			"With --state it remembers the checkpoint, says if a later one contradicts it, and continues where an interrupted run " +
 			"ended. The status is 0 if nothing is wrong, and 1 on the first fault, which is told with path, index and what was " +
 			"wanted; it is 1 as well if something could not be checked, and then the message says so. Notes are no faults.",
 		examples: []string{
 			"kiln fsck https://ct.example.net/2026h2/ --public-key log.pub --state fsck.json",
 			"kiln fsck /var/lib/kiln/2026h2 --public-key log.pub --origin ct.example.net/2026h2",
+			"kiln fsck s3://ct-logs/2026h2 --endpoint https://s3.example.net",
 			"kiln fsck https://ct.example.net/2026h2/ --json",
 		},
 		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
@@ -47,6 +54,10 @@ func fsckCommand() command {
 			fs.DurationVar(&f.timeout, "timeout", fsck.DefaultTimeout, "`time` for an answer, and for each piece of it")
 			fs.DurationVar(&f.stall, "stall", fsck.DefaultStall, "end if nothing could be read for this `time`")
 			fs.StringVar(&f.contact, "contact", "", "e-mail or web `address` that is told to the log's operator in the User-Agent")
+			fs.StringVar(&f.endpoint, "endpoint", "", "of s3://: the `url` of a server other than AWS; else AWS_ENDPOINT_URL")
+			fs.StringVar(&f.region, "region", "", "of s3://: the `name` of the region; else AWS_REGION")
+			fs.BoolVar(&f.pathStyle, "path-style", true, "of s3:// with --endpoint: name the bucket in the path rather than in the host")
+			fs.StringVar(&f.caFile, "ca-file", "", "of s3://: a `file` with the PEM of whom to trust instead of the system's roots")
 			fs.BoolVar(&f.json, "json", false, "write the report as JSON")
 			return func(ctx context.Context, e *env, args []string) error { return f.run(ctx, e, args) }
 		},
@@ -56,7 +67,7 @@ func fsckCommand() command {
 func (f *fsckFlags) run(ctx context.Context, e *env, args []string) error {
 	switch {
 	case len(args) != 1:
-		return misuse("fsck", "want the URL or the directory of one log, got %d arguments", len(args))
+		return misuse("fsck", "want the URL, directory or s3:// prefix of one log, got %d arguments", len(args))
 	case f.parallel < 1 || f.parallel > 1024:
 		return misuse("fsck", "--parallel %d is not from 1 to 1024", f.parallel)
 	case f.timeout <= 0 || f.stall <= 0:
@@ -77,7 +88,7 @@ func (f *fsckFlags) run(ctx context.Context, e *env, args []string) error {
 			return fmt.Errorf("%s: %w", f.publicKey, err)
 		}
 	}
-	source, closer, err := f.open(args[0])
+	source, closer, err := f.open(ctx, args[0])
 	if err != nil {
 		return err
 	}
@@ -95,8 +106,8 @@ func (f *fsckFlags) run(ctx context.Context, e *env, args []string) error {
 }
 
 // open opens what is to be checked.
-func (f *fsckFlags) open(name string) (fsck.Source, io.Closer, error) {
-	scheme, _, isURL := strings.Cut(name, "://")
+func (f *fsckFlags) open(ctx context.Context, name string) (fsck.Source, io.Closer, error) {
+	scheme, rest, isURL := strings.Cut(name, "://")
 	switch {
 	case !isURL:
 		d, err := fsck.OpenDirectory(name)
@@ -114,9 +125,41 @@ func (f *fsckFlags) open(name string) (fsck.Source, io.Closer, error) {
 			return nil, nil, misuse("fsck", "%v", err)
 		}
 		return u, u, nil
+	case scheme == "s3":
+		return f.openS3(ctx, rest)
 	}
-	return nil, nil, misuse("fsck", "%q: logs are read from http://, https:// or a directory", name)
+	return nil, nil, misuse("fsck", "%q: logs are read from http://, https://, s3:// or a directory", name)
 }
+
+// openS3 opens BUCKET/PREFIX, for reading.
+func (f *fsckFlags) openS3(ctx context.Context, place string) (fsck.Source, io.Closer, error) {
+	endpoint := cmp.Or(f.endpoint, os.Getenv("AWS_ENDPOINT_URL_S3"), os.Getenv("AWS_ENDPOINT_URL"))
+	client, err := s3client.New(ctx, s3client.Config{
+		Endpoint: endpoint, Region: cmp.Or(f.region, os.Getenv("AWS_REGION"), os.Getenv("AWS_DEFAULT_REGION")),
+		PathStyle: endpoint != "" && f.pathStyle, CAFile: f.caFile,
+		Parallel: f.parallel, Timeout: f.timeout,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	bucket, prefix, _ := strings.Cut(strings.TrimRight(place, "/"), "/")
+	b, err := s3.Open(ctx, s3.Config{Client: client, Bucket: bucket, Prefix: prefix})
+	if err != nil {
+		client.Close()
+		return nil, nil, misuse("fsck", "%v", err)
+	}
+	return fsck.Bucket(b, "s3://"+bucket+"/"+prefix), closer(func() error {
+		err := b.Close()
+		client.Close()
+		return err
+	}), nil
+}
+
+// closer is an [io.Closer].
+type closer func() error
+
+// Close implements [io.Closer].
+func (c closer) Close() error { return c() }
 
 // continued says how to go on after a run that was cut off.
 func (f *fsckFlags) continued() string {
