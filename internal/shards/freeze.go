@@ -15,6 +15,10 @@ import (
 // its part.
 const lookInterval = 500 * time.Millisecond
 
+// faultPatience is how long sealing a log is tried in spite of faults: three
+// times as long as a process that serves it takes to find the mark.
+const faultPatience = 15 * time.Second
+
 // Final is the tree head of a log that can no longer grow.
 type Final struct {
 	Marks      lifecycle.State
@@ -62,26 +66,28 @@ func freeze(ctx context.Context, p *daemon.Parts, c FreezeConfig, opts daemon.Op
 }
 
 // sealed returns the final tree of a log that was marked as frozen, once this
-// process has sealed it, or the one that serves it.
+// process has sealed it, or the one that serves it. What fails is tried again
+// for a while: on another machine the log may be in the midst of its rounds, one
+// of which then wins over ours; that one seals it, at last.
 func sealed(ctx context.Context, p *daemon.Parts, mark lifecycle.Mark, c FreezeConfig, opts daemon.Options) (*Final, error) {
 	for began := time.Now(); ; {
-		inUse := seal(ctx, p, mark, opts)
-		if inUse != nil && !errors.Is(inUse, daemon.ErrInUse) {
-			return nil, inUse
-		}
+		sealErr := seal(ctx, p, mark, opts)
 		f, err := LoadFinal(ctx, p)
 		if err != nil || f != nil {
 			return f, err
 		}
-		if inUse == nil {
+		waited, inUse := time.Since(began), errors.Is(sealErr, daemon.ErrInUse)
+		switch {
+		case sealErr == nil:
 			return nil, errors.New("the log was sealed, but has no final tree")
-		}
-		if time.Since(began) > c.Patience {
+		case inUse && waited >= c.Patience:
 			return nil, fmt.Errorf("the log is marked and takes nothing once that is read, but within %v its last round was not ended by who has it: %w; "+
-				"or look into what that process says, and repeat this command", c.Patience, inUse)
+				"or look into what that process says, and repeat this command", c.Patience, sealErr)
+		case !inUse && waited >= min(c.Patience, faultPatience):
+			return nil, fmt.Errorf("the log is marked as frozen, but its final tree could not be signed: %w; repeat this command", sealErr)
 		}
 		if c.Waiting != nil {
-			c.Waiting(int64(time.Since(began)/time.Second), int64(c.Patience/time.Second))
+			c.Waiting(int64(waited/time.Second), int64(c.Patience/time.Second))
 		}
 		if err := sleep(ctx, lookInterval); err != nil {
 			return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -112,6 +113,56 @@ func TestFreezeWhileServed(t *testing.T) {
 	})
 }
 
+// TestFreezeWhileServedElsewhere freezes a log that grows on another machine:
+// the two race for rounds, until the tree is final for both.
+func TestFreezeWhileServedElsewhere(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 0)
+		s := r.open()
+		_, stop := r.serve(s)
+		defer stop()
+		var taken []entry.Placement
+		ended := make(chan error, 1)
+		go func() {
+			for i := 0; ; i++ {
+				p, err := entry.NewX509(fmt.Append(nil, "entry ", i), [][32]byte{{1}}, false)
+				if err != nil {
+					ended <- err
+					return
+				}
+				got, err := s.Sequence(t.Context(), []*entry.Pending{p})
+				if errors.Is(err, entry.ErrUnavailable) { // superseded: clients try again
+					time.Sleep(time.Second)
+					continue
+				}
+				if err != nil {
+					ended <- err
+					return
+				}
+				taken = append(taken, got...)
+			}
+		}()
+		time.Sleep(2 * time.Second)
+		began := time.Now()
+		f := r.freeze()
+		if time.Since(began) > 10*time.Second {
+			t.Errorf("it took %v", time.Since(began))
+		}
+		if err := <-ended; !errors.Is(err, entry.ErrReadOnly) {
+			t.Errorf("the one that serves ended with %v", err)
+		}
+		time.Sleep(time.Minute)
+		if head := r.head(); head.Tree != f.Head.Tree || f.Head.Tree.N < 10 || int64(len(taken)) > f.Head.Tree.N {
+			t.Errorf("the lock has %v, %d entries were taken, final is %v", head, len(taken), f.Head)
+		}
+		if !s.Sealed() || s.Err() != nil {
+			t.Errorf("the one that serves is sealed: %v, %v", s.Sealed(), s.Err())
+		}
+		r.wantInfo(f)
+	})
+}
+
 func TestFreezeOfHolderThatDoesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -169,7 +220,7 @@ func TestFreezeFaults(t *testing.T) {
 					}
 					return lockmem.Fault{Before: count()}
 				})
-				_, err := shards.Freeze(t.Context(), r.parts, shards.FreezeConfig{Note: "note", Patience: time.Minute}, r.opts)
+				_, err := shards.Freeze(t.Context(), r.parts, shards.FreezeConfig{Note: "note"}, r.opts)
 				if err != nil && !errors.Is(err, broken) {
 					t.Logf("call %d: %v", n, err)
 				}
