@@ -30,6 +30,8 @@ type fakeServer struct {
 	oddETags     bool // are no MD5 sums, but look so
 	bareETags    bool // are matched without quotes only
 	losersGet500 bool // rather than 412
+	lies         bool // writes, and says 412
+	racy         bool // conditions are checked well before the write
 	damageReads  int  // how many bodies are altered on their way out
 
 	mu      sync.Mutex // guards below
@@ -115,8 +117,16 @@ func (f *fakeServer) put(w http.ResponseWriter, r *http.Request, key string, bod
 		f.fail(w, http.StatusInternalServerError, "InternalError")
 		return
 	case lost:
+		if f.lies {
+			f.objects[key] = fakeObject{body: body, etag: fmt.Sprintf(`"%x"`, md5.Sum(body))}
+		}
 		f.fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
 		return
+	}
+	if f.racy && absent+match != "" { // others come in between
+		f.mu.Unlock()
+		time.Sleep(20 * time.Millisecond)
+		f.mu.Lock()
 	}
 	n := fakeObject{body: body, header: make(http.Header)}
 	for name, values := range r.Header {

@@ -227,19 +227,7 @@ func (p *prober) swapOnce(ctx context.Context) (fault string, err error) {
 	if err != nil || won != "" {
 		return won, err
 	}
-	now, err := p.get(ctx, key)
-	if err != nil {
-		return "", err
-	}
-	if err := match(first, body()); err == nil {
-		return "an outdated ETag was taken", nil
-	}
-	if after, err := p.get(ctx, key); err != nil || after.ETag != now.ETag {
-		return "a write that was refused took place", err
-	}
-	absent := p.prefix + "probe/" + rand.Text()
-	p.keys = append(p.keys, absent)
-	if _, err := p.client.PutIfMatch(ctx, p.bucket, absent, first, body()); err == nil {
+	if _, err := p.client.PutIfMatch(ctx, p.bucket, p.key(), first, body()); err == nil {
 		return "an ETag was matched with a missing object", nil
 	}
 	return "", nil
@@ -269,7 +257,7 @@ func (p *prober) race(ctx context.Context, key string, write func(s3client.Conte
 		case winner < 0 && s3client.OutcomeUnknown(err):
 			return "", err // it may have been the one
 		case err == nil && i != winner:
-			return fmt.Sprintf("of %d writers at a time more than one was told that it was the only one", probeRacers), nil
+			return fmt.Sprintf("of %d writers at a time one was told that it was the only one, and another's object is there", probeRacers), nil
 		}
 	}
 	if winner < 0 {
@@ -278,5 +266,8 @@ func (p *prober) race(ctx context.Context, key string, write func(s3client.Conte
 	if err := write(body()); err == nil {
 		return "a write after another one was accepted", nil
 	}
-	return "", nil
+	if there, err = p.get(ctx, key); err == nil && !bytes.Equal(there.Body, bodies[winner].Body) {
+		return "a write that was refused took place", nil
+	}
+	return "", err
 }
