@@ -9,8 +9,8 @@ import (
 	"kiln/internal/s3client"
 )
 
-// A read of S3 now and then takes a hundred times as long as its neighbours. A
-// second request for the same object is answered at the usual speed.
+// A request to S3 now and then takes a hundred times as long as its neighbours,
+// or its answer never comes. The same one again is answered at the usual speed.
 const (
 	hedgeSamples = 64
 	hedgeFactor  = 4 // times the recent median: about where the slowest twentieth begins
@@ -29,17 +29,18 @@ type hedger struct {
 	recent [hedgeSamples]time.Duration
 	count  int // samples so far
 	credit float64
+	most   float64 // of credit
 }
 
-func newHedger() *hedger { return &hedger{credit: maxCredit} }
+func newHedger() *hedger { return &hedger{credit: maxCredit, most: maxCredit} }
 
-// observe is told how long a successful read took.
+// observe is told how long a successful request took.
 func (h *hedger) observe(d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.recent[h.count%hedgeSamples] = d
 	h.count++
-	h.credit = min(maxCredit, h.credit+hedgeCredit)
+	h.credit = min(h.most, h.credit+hedgeCredit)
 }
 
 // delay returns how long a first request is waited for.
@@ -66,11 +67,12 @@ func (h *hedger) take() bool {
 	return true
 }
 
-// readHedged reads an object that never changes. If the answer is late a second
-// request is made, and the first answer of the two is taken.
-func (b *Bucket) readHedged(ctx context.Context, key string) (*s3client.Object, error) {
+// hedged makes a request, and if its answer is late the same one again, and
+// returns the first answer of the two. Either has to do, and to be harmless if
+// it takes place after the other.
+func hedged[T any](ctx context.Context, h *hedger, m *metrics, pressed func() bool, request func(context.Context) (T, error)) (T, error) {
 	type result struct {
-		o      *s3client.Object
+		value  T
 		err    error
 		second bool
 	}
@@ -81,11 +83,11 @@ func (b *Bucket) readHedged(ctx context.Context, key string) (*s3client.Object, 
 		running++
 		go func() {
 			start := time.Now()
-			o, err := b.client.Get(ctx, b.bucket, key)
+			value, err := request(ctx)
 			if err == nil {
-				b.hedger.observe(time.Since(start))
+				h.observe(time.Since(start))
 			}
-			results <- result{o, err, second}
+			results <- result{value, err, second}
 		}()
 	}
 	defer func() {
@@ -95,7 +97,7 @@ func (b *Bucket) readHedged(ctx context.Context, key string) (*s3client.Object, 
 		}
 	}()
 	ask(false)
-	late := time.NewTimer(b.hedger.delay())
+	late := time.NewTimer(h.delay())
 	defer late.Stop()
 	for {
 		select {
@@ -105,12 +107,12 @@ func (b *Bucket) readHedged(ctx context.Context, key string) (*s3client.Object, 
 				continue // the other may do better
 			}
 			if r.second {
-				b.metrics.hedges.WithLabelValues("won").Inc()
+				m.hedges.WithLabelValues("won").Inc()
 			}
-			return r.o, r.err
+			return r.value, r.err
 		case <-late.C:
-			if !b.client.Pressed() && b.hedger.take() {
-				b.metrics.hedges.WithLabelValues("made").Inc()
+			if !pressed() && h.take() {
+				m.hedges.WithLabelValues("made").Inc()
 				ask(true)
 			}
 		}

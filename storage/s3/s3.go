@@ -32,6 +32,9 @@ import (
 // maxPrefix leaves room for a path in S3's 1024 bytes of a key.
 const maxPrefix = 512
 
+// largeBody is what is not sent a second time without need, in bytes.
+const largeBody = 1 << 20
+
 // Config says where the objects are. Client and Bucket are required.
 type Config struct {
 	Client *s3client.Client
@@ -64,7 +67,8 @@ type Bucket struct {
 	logger  *slog.Logger
 	metrics *metrics
 	reg     prometheus.Registerer
-	hedger  *hedger
+	reads   *hedger // of objects that never change
+	creates *hedger
 
 	// turns are held by writers of objects whose paths hash to them: by Updates,
 	// so that those of one process do not fail each other's swaps, and by
@@ -105,7 +109,7 @@ func open(conf Config) (*Bucket, error) {
 	b := &Bucket{
 		client: conf.Client, bucket: conf.Bucket, prefix: conf.Prefix, without: conf.Without,
 		logger: conf.Logger, metrics: newMetrics(), reg: conf.Registerer,
-		hedger: newHedger(), seed: maphash.MakeSeed(),
+		reads: newHedger(), creates: newHedger(), seed: maphash.MakeSeed(),
 	}
 	for i := range b.turns {
 		b.turns[i] = make(chan struct{}, 1)
@@ -202,8 +206,9 @@ func content(o storage.Object) s3client.Content {
 func (b *Bucket) Create(ctx context.Context, o storage.Object) error {
 	return b.call("create", o.Path, func(key string) error {
 		var backoff s3client.Backoff
+		look := false
 		for {
-			err := b.tryCreate(ctx, key, o)
+			err := b.tryCreate(ctx, key, o, look)
 			if err == nil || errors.Is(err, storage.ErrDifferent) {
 				return err
 			}
@@ -211,6 +216,7 @@ func (b *Bucket) Create(ctx context.Context, o storage.Object) error {
 			if !s3client.Retryable(err) && !errors.Is(err, s3client.ErrNotFound) {
 				return err
 			}
+			look = s3client.OutcomeUnknown(err) && len(o.Body) > largeBody
 			if err := b.again(ctx, "create", &backoff, err); err != nil {
 				return hideNotFound(err)
 			}
@@ -219,16 +225,38 @@ func (b *Bucket) Create(ctx context.Context, o storage.Object) error {
 }
 
 // tryCreate is one attempt. After an unknown outcome another one tells more than
-// a look: if this one took place, the next is told that the object is there.
-func (b *Bucket) tryCreate(ctx context.Context, key string, o storage.Object) error {
+// a look: if this one took place, the next is told that the object is there. But
+// a large body is better not sent again for nothing; and a server that refuses
+// it before it has read all may cut the connection, so that no answer arrives.
+func (b *Bucket) tryCreate(ctx context.Context, key string, o storage.Object, look bool) error {
 	if b.without.CreateOnly {
 		return b.createBlindly(ctx, key, o)
 	}
-	_, err := b.client.PutIfAbsent(ctx, b.bucket, key, content(o))
+	if look {
+		if err := b.compare(ctx, key, o.Body); !errors.Is(err, s3client.ErrNotFound) {
+			return err
+		}
+	}
+	err := b.writeHedged(ctx, key, o)
 	if !errors.Is(err, s3client.ErrPrecondition) {
 		return err
 	}
 	return b.compare(ctx, key, o.Body)
+}
+
+// writeHedged makes a write that can take place only once, and changes nothing
+// that is there. If it is late it is made again, unless it is large.
+func (b *Bucket) writeHedged(ctx context.Context, key string, o storage.Object) error {
+	request := func(ctx context.Context) (string, error) {
+		return b.client.PutIfAbsent(ctx, b.bucket, key, content(o))
+	}
+	var err error
+	if len(o.Body) > largeBody {
+		_, err = request(ctx)
+	} else {
+		_, err = hedged(ctx, b.creates, b.metrics, b.client.Pressed, request)
+	}
+	return err
 }
 
 // createBlindly does without conditional writes. If what it finds afterwards is
@@ -282,10 +310,11 @@ func (b *Bucket) Get(ctx context.Context, path string) (body []byte, err error) 
 }
 
 func (b *Bucket) read(ctx context.Context, path, key string) (*s3client.Object, error) {
+	request := func(ctx context.Context) (*s3client.Object, error) { return b.client.Get(ctx, b.bucket, key) }
 	if immutable(path) {
-		return b.readHedged(ctx, key)
+		return hedged(ctx, b.reads, b.metrics, b.client.Pressed, request)
 	}
-	return b.client.Get(ctx, b.bucket, key)
+	return request(ctx)
 }
 
 // immutable reports whether an object never changes, so that of two answers to
