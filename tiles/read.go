@@ -127,7 +127,7 @@ func Entries(ctx context.Context, bucket storage.Bucket, tree tlog.Tree, from, t
 		t := dataTile(tree.N, n)
 		want, err := hashes.ReadHashes(leafIndexes(n*Width, n*Width+int64(t.W)))
 		if err != nil {
-			return fmt.Errorf("prove hashes of %s: %w", Path(t), err)
+			return fmt.Errorf("prove hashes of %s: %w", Path(t), accuse(ctx, bucket, t, err))
 		}
 		body, err := bucket.Get(ctx, Path(t))
 		if err != nil {
@@ -147,6 +147,29 @@ func Entries(ctx context.Context, bucket storage.Bucket, tree tlog.Tree, from, t
 		}
 	}
 	return nil
+}
+
+// accuse adds to hash tiles that are not proved the first entry of a data tile
+// that contradicts the hash tile beside it, if there is one: then it is one of
+// these two.
+func accuse(ctx context.Context, bucket storage.Bucket, t tlog.Tile, err error) error {
+	if !errors.Is(err, ErrNotProved) {
+		return err
+	}
+	beside := tlog.Tile{H: Height, L: 0, N: t.N, W: t.W}
+	stored, hashErr := readHashTile(ctx, bucket, beside)
+	body, dataErr := bucket.Get(ctx, Path(t))
+	if hashErr != nil || dataErr != nil {
+		return err
+	}
+	hashes := make([]tlog.Hash, 0, t.W)
+	for ; len(stored) > 0; stored = stored[tlog.HashSize:] {
+		hashes = append(hashes, tlog.Hash(stored[:tlog.HashSize]))
+	}
+	if _, why := parseDataTile(t, body, hashes); why != nil {
+		return fmt.Errorf("%w; %s, or %w", err, Path(beside), why)
+	}
+	return err
 }
 
 // dataTile returns data tile n of a tree, at its widest there.

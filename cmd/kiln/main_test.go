@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -16,8 +17,6 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
-
-	"kiln/internal/servers"
 )
 
 func TestMain(m *testing.M) {
@@ -33,26 +32,22 @@ const patience = time.Minute
 //	freeport NAME...           set variables to ports that are free
 //	start NAME kiln ARG...     start kiln in the background
 //	await NAME REGEXP          wait until its standard output has a match
+//	awaitfile FILE             wait until there is such a file
 //	end NAME SIGNAL  STATUS    send INT, TERM or KILL, and want that exit status
 //	get URL FILE               write the body of a 200 answer to a file
 //
 // and the commands of script_test.go.
 func TestScripts(t *testing.T) {
-	gateway, err := servers.BuildTool(t.Context(), "versitygw")
-	if err != nil {
-		t.Fatal(err)
-	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Values[processKey{}] = make(map[string]*process)
-			env.Setenv("PATH", env.Getenv("PATH")+string(filepath.ListSeparator)+filepath.Dir(gateway))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"freeport": freePorts, "start": start, "await": await, "end": end, "get": get,
-			"status": status, "filemode": fileMode, "shard": shard,
+			"awaitfile": awaitFile, "status": status, "filemode": fileMode, "shard": shard,
 			"report": report, "refuse": refuse, "replace": replace, "damage": damage, "newkey": newKey, "tree": tree, "checklogs": checkLogs,
 		},
 	})
@@ -121,6 +116,18 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		if ended {
 			ts.Fatalf("%s did not print %q:\n%s%s", args[0], args[1], out, ts.ReadFile(args[0]+".err"))
+		}
+	}
+}
+
+func awaitFile(ts *testscript.TestScript, _ bool, args []string) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patience); ; <-tick.C {
+		if _, err := os.Stat(ts.MkAbs(args[0])); err == nil {
+			return
+		} else if !errors.Is(err, fs.ErrNotExist) || time.Now().After(deadline) {
+			ts.Fatalf("%v", err)
 		}
 	}
 }

@@ -32,12 +32,16 @@ func (m *Manager) Apply(ctx context.Context, p *Plan) error {
 	if err := m.tell(p.Set); err != nil {
 		return err
 	}
-	if !m.cfg.managed() || p.next == nil {
+	copied := p.next
+	if !m.cfg.managed() && p.Set.Len() > 0 {
+		copied = p.Set.plain() // comments are the operator's, and a bucket is public
+	}
+	if p.Set.Len() == 0 || copied == nil {
 		return nil
 	}
 	var errs []error
 	for _, b := range m.cfg.Buckets {
-		errs = append(errs, Copy(ctx, b, p.next))
+		errs = append(errs, Copy(ctx, b, copied))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", ErrCopy, err)

@@ -66,6 +66,15 @@ func (s *Set) Render() []byte {
 	return b.Bytes()
 }
 
+// plain returns the certificates alone, for a file that is the operator's.
+func (s *Set) plain() []byte {
+	var b bytes.Buffer
+	for _, r := range s.roots {
+		b.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: r.DER}))
+	}
+	return b.Bytes()
+}
+
 // rendered returns the content of a roots file, having read it again as a log
 // does: what is written must be what was meant.
 func (s *Set) rendered() ([]byte, error) {

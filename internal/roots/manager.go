@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -34,7 +35,8 @@ type Config struct {
 	// Reports are read from https URLs, http URLs on loopback, or files.
 	// ExtraFile is PEM with further roots, RefusedFile has those that are never
 	// to be accepted, by fingerprint or as PEM. If all are empty, File is the
-	// operator's alone: it is read again and never written.
+	// operator's alone: it is read again, copied to the buckets, and never written
+	// but when it is lost.
 	Reports                []string
 	ExtraFile, RefusedFile string
 
@@ -218,19 +220,59 @@ func (m *Manager) copied(ctx context.Context) (from string, set *Set, err error)
 	return beside, set, nil
 }
 
-// Restore writes the roots file again from its copy if it is lost. It is for the
-// start, before logs read the file. It says where the copy was, if it did.
+// Lost reports whether the roots file is not there, or, where kiln writes it, holds
+// no root though a copy does; and where Recreate takes it from: the path of an
+// object or of the last good file, "" if it is nowhere.
+func (m *Manager) Lost(ctx context.Context) (lost bool, from string, err error) {
+	s, err := m.lost(ctx)
+	if err != nil || s == nil {
+		return false, "", err
+	}
+	return true, s.From, nil
+}
+
+// lost returns what is to take the place of the roots file, nil if that is not
+// lost.
+func (m *Manager) lost(ctx context.Context) (*State, error) {
+	if m.cfg.managed() {
+		s, err := m.load(ctx)
+		if err != nil || s.From == m.cfg.File {
+			return nil, err
+		}
+		return s, nil
+	}
+	if _, err := os.Lstat(m.cfg.File); !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	from, set, err := m.copied(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("roots file %s is lost, and its copy cannot be had: %w", m.cfg.File, err)
+	}
+	return &State{Set: set, From: from}, nil
+}
+
+// Restore writes the roots file again from its copy if it is lost and kiln writes
+// it. It is for the start, before logs read the file. It says where the copy was,
+// if it did.
 func (m *Manager) Restore(ctx context.Context) (from string, err error) {
 	if !m.cfg.managed() {
 		return "", nil
 	}
-	s, err := m.load(ctx)
-	if err != nil || s.From == m.cfg.File || s.Set.Len() == 0 {
+	return m.Recreate(ctx)
+}
+
+// Recreate is Restore for a file that is the operator's alone as well: for a
+// machine that is known to have lost it.
+func (m *Manager) Recreate(ctx context.Context) (from string, err error) {
+	s, err := m.lost(ctx)
+	if err != nil || s == nil || s.From == "" {
 		return "", err
 	}
-	data, err := s.Set.rendered()
-	if err != nil {
-		return "", err
+	data := s.Set.plain()
+	if m.cfg.managed() {
+		if data, err = s.Set.rendered(); err != nil {
+			return "", err
+		}
 	}
 	return s.From, swap(m.cfg.File, s.data, data)
 }

@@ -415,3 +415,50 @@ func TestNewManager(t *testing.T) {
 		t.Errorf("there are %d series before anything has happened, want %d", series, want)
 	}
 }
+
+// TestUnmanagedRestored copies a file that is the operator's alone, and brings it
+// back when it is lost, and only then.
+func TestUnmanagedRestored(t *testing.T) {
+	t.Parallel()
+	roots := testRoots(t, 2)
+	file := filepath.Join(t.TempDir(), "roots.pem")
+	bucket := mem.New()
+	m, err := NewManager(Config{File: file, Buckets: []storage.Bucket{bucket}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lost, from, err := m.Lost(t.Context()); !lost || from != "" || err != nil {
+		t.Errorf("lost is %v, copy %q, %v", lost, from, err)
+	}
+	mustWrite(t, file, []byte("# secret remark\n"+pemOf(roots[0])+"\n# another\n"+pemOf(roots[1])+"\n"))
+	if err := m.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	copied, err := Recover(t.Context(), bucket)
+	if err != nil || strings.Contains(string(copied), "#") {
+		t.Fatalf("the copy is %q, %v", copied, err)
+	}
+	if lost, _, err := m.Lost(t.Context()); lost || err != nil {
+		t.Errorf("a file that is there is lost: %v, %v", lost, err)
+	}
+	if from, err := m.Recreate(t.Context()); from != "" || err != nil {
+		t.Errorf("a file that is there was restored from %q, %v", from, err)
+	}
+
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if from, err := m.Restore(t.Context()); from != "" || err != nil {
+		t.Errorf("at a start it was restored from %q, %v", from, err)
+	}
+	if lost, from, err := m.Lost(t.Context()); !lost || from != CopyPath(copied) || err != nil {
+		t.Errorf("lost is %v, copy %q, %v", lost, from, err)
+	}
+	if from, err := m.Recreate(t.Context()); from != CopyPath(copied) || err != nil {
+		t.Errorf("restored from %q, %v", from, err)
+	}
+	set, err := ParseFile(mustRead(t, file))
+	if err != nil || set.Len() != 2 {
+		t.Errorf("restored %d roots, %v", set.Len(), err)
+	}
+}

@@ -1,0 +1,93 @@
+package restore
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"kiln/storage"
+	"kiln/tiles"
+)
+
+// aheadTiles is how many tiles of a level are fetched before they are asked for.
+// Their number bounds the memory; full data tiles have about a megabyte.
+const aheadTiles = 16
+
+// ahead is a bucket whose data tiles, and hash tiles of level 0, are read in their
+// order: it fetches those that come next while the last is looked at, for each
+// costs a round trip.
+type ahead struct {
+	storage.Bucket
+	last int64 // number of the last tile of these levels
+	size int64
+
+	ctx    context.Context // ends the fetches
+	cancel context.CancelFunc
+	runs   sync.WaitGroup
+
+	mu      sync.Mutex
+	fetched map[string]*fetch // not asked for yet
+}
+
+// fetch is one object that is on its way.
+type fetch struct {
+	done chan struct{} // closed when body and err are set
+	body []byte
+	err  error
+}
+
+// newAhead returns the bucket for one reading of a tree. The caller closes it.
+func newAhead(ctx context.Context, b storage.Bucket, tree tlog.Tree) *ahead {
+	a := &ahead{Bucket: b, size: tree.N, last: (tree.N - 1) / tiles.Width, fetched: make(map[string]*fetch)}
+	a.ctx, a.cancel = context.WithCancel(ctx)
+	return a
+}
+
+// close ends what is still on its way.
+func (a *ahead) close() {
+	a.cancel()
+	a.runs.Wait()
+}
+
+// Get implements [storage.Bucket].
+func (a *ahead) Get(ctx context.Context, path string) ([]byte, error) {
+	t, err := tiles.ParsePath(path)
+	if err != nil || t.L != tiles.LevelData && t.L != 0 || t.N > a.last || a.path(t.L, t.N) != path {
+		return a.Bucket.Get(ctx, path)
+	}
+	f := a.start(t.L, t.N)
+	select {
+	case <-f.done:
+		return f.body, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// start begins to fetch tile n of a level and those after it, as far as they were not
+// begun, and takes the first out.
+func (a *ahead) start(level int, n int64) *fetch {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for m := n; m <= min(n+aheadTiles, a.last); m++ {
+		path := a.path(level, m)
+		if a.fetched[path] != nil {
+			continue
+		}
+		f := &fetch{done: make(chan struct{})}
+		a.fetched[path] = f
+		a.runs.Go(func() {
+			defer close(f.done)
+			f.body, f.err = a.Bucket.Get(a.ctx, path)
+		})
+	}
+	first := a.path(level, n)
+	f := a.fetched[first]
+	delete(a.fetched, first) // a second reading fetches again
+	return f
+}
+
+func (a *ahead) path(level int, n int64) string {
+	return tiles.Path(tlog.Tile{H: tiles.Height, L: level, N: n, W: int(min(a.size-n*tiles.Width, tiles.Width))})
+}
