@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"kiln/internal/servers"
 )
 
 func TestMain(m *testing.M) {
@@ -38,11 +40,16 @@ const patience = time.Minute
 //
 // and the commands of script_test.go.
 func TestScripts(t *testing.T) {
+	gateway, err := servers.BuildTool(t.Context(), "versitygw")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Values[processKey{}] = make(map[string]*process)
+			env.Setenv("PATH", env.Getenv("PATH")+string(filepath.ListSeparator)+filepath.Dir(gateway))
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

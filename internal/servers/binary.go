@@ -44,10 +44,15 @@ func BuildTool(ctx context.Context, name string) (string, error) {
 	return path, nil
 }
 
-// InstallS3 returns the path of a versitygw to run: the one on PATH, or the one
-// in folder, which is installed there first, by "go install", if need be. say
-// is told before a step that takes minutes.
+// InstallS3 returns the path of a versitygw to run: the one beside this program
+// or on PATH, or the one in folder, which is installed there first, by "go
+// install", if need be. say is told before a step that takes minutes.
 func InstallS3(ctx context.Context, folder string, say func(string)) (string, error) {
+	if self, err := os.Executable(); err == nil {
+		if path, err := exec.LookPath(filepath.Join(filepath.Dir(self), "versitygw")); err == nil {
+			return path, nil
+		}
+	}
 	if path, err := exec.LookPath("versitygw"); err == nil {
 		return path, nil
 	}
