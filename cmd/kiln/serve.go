@@ -57,7 +57,7 @@ func serve(ctx context.Context, e *env, cfg *config.Config, started func(context
 		}
 	})()
 	err := i.run(func() (err error) {
-		d, err = daemon.Start(i.ctx, cfg, daemon.Options{Logger: newLogger(e.stderr, cfg.Logging), Version: version()})
+		d, err = daemon.Start(i.ctx, cfg, daemon.Options{Now: e.now, Logger: newLogger(e.stderr, cfg.Logging), Version: version()})
 		return err
 	})
 	switch {
