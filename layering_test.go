@@ -43,7 +43,7 @@ var floors = map[string]string{
 	"internal/fsck":     "entry storage tiles checkpoint internal/chain",
 	"testlogs":          "*",
 	"internal/shards":   "internal/daemon internal/config internal/logkey internal/lifecycle checkpoint lock reader storage tiles",
-	"cmd/kiln": "internal/config internal/daemon internal/fsck internal/gc internal/keycheck internal/logkey internal/restore internal/roots internal/servers " +
+	"cmd/kiln": "internal/config internal/daemon internal/fsck internal/gc internal/keycheck internal/lifecycle internal/logkey internal/restore internal/roots internal/servers " +
 		"internal/shards storage storage/s3 internal/s3client testlogs",
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"kiln/internal/config"
 	"kiln/internal/daemon"
+	"kiln/internal/lifecycle"
 	"kiln/storage"
 )
 
@@ -35,7 +36,10 @@ func (l *lazyBucket) bucket(ctx context.Context) (storage.Bucket, error) {
 	case err != nil:
 		l.err = err
 	default:
-		l.is = parts.Bucket
+		var state lifecycle.State
+		if state, l.err = parts.State(ctx); l.err == nil && state.Retired == nil {
+			l.is = parts.Bucket
+		}
 	}
 	return l.is, l.err
 }

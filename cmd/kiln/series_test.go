@@ -236,7 +236,7 @@ func (s *shardOf) get(path string) (code int, body []byte) {
 // stored lists what a shard has in the bucket: versitygw keeps objects as files.
 func (s *shardOf) stored() (n int) {
 	s.o.t.Helper()
-	err := filepath.WalkDir(s.o.path("s3/ct/"+s.name), func(_ string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(s.o.path("s3/kiln-ct/"+s.name), func(_ string, d os.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			n++
 		}
@@ -260,8 +260,8 @@ series:
     submission_url: http://127.0.0.1:%[1]d/{shard}/
     secret_file: keys/series.secret
     roots_file: roots.pem
-    storage: s3://ct/{shard}
-    lock: s3://ct/lock
+    storage: s3://kiln-ct/{shard}
+    lock: s3://kiln-ct/lock
     dedup: dedup/{shard}.db
     period: 50ms
     shards:
@@ -276,7 +276,7 @@ func newOperator(t *testing.T, half config.HalfYear) *operator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.s3, err = servers.StartS3(t.Context(), servers.S3Config{Binary: binary, Dir: o.path("s3"), Buckets: []string{"ct"}}); err != nil {
+	if o.s3, err = servers.StartS3(t.Context(), servers.S3Config{Binary: binary, Dir: o.path("s3"), Buckets: []string{"kiln-ct"}}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -334,7 +334,8 @@ func TestSeries(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stop = o.serve("restore")
+	o.conf("roots apply")
+	stop = o.serve("serve")
 	again, err := old.client.Submit(t.Context(), chain)
 	if err != nil || again.Index != sct.Index || again.TimestampMillis != sct.TimestampMillis {
 		t.Errorf("after the restore the SCT of entry %d is %+v, %v", sct.Index, again, err)
@@ -386,7 +387,10 @@ func (o *operator) freeze(old, next *shardOf) {
 	old.audit()
 	next.audit()
 	_, page := old.get("log.v3.json")
-	stored, err := os.ReadFile(o.path("s3/ct/" + old.name + "/log.v3.json"))
+	for deadline := time.Now().Add(patience); !bytes.Contains(page, []byte(`"status": "readonly"`)) && time.Now().Before(deadline); {
+		_, page = old.get("log.v3.json") // the process that serves looks every 5 s
+	}
+	stored, err := os.ReadFile(o.path("s3/kiln-ct/" + old.name + "/log.v3.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -407,7 +411,7 @@ func (o *operator) freeze(old, next *shardOf) {
 // not of the log and stay.
 func rootCopies(t *testing.T, o *operator, s *shardOf) []string {
 	t.Helper()
-	list, err := filepath.Glob(o.path("s3/ct/" + s.name + "/roots/*"))
+	list, err := filepath.Glob(o.path("s3/kiln-ct/" + s.name + "/roots/*"))
 	if err != nil {
 		t.Fatal(err)
 	}

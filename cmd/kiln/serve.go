@@ -100,7 +100,7 @@ func newLogger(w io.Writer, l config.Logging) *slog.Logger {
 // printServed says what is served and where.
 func printServed(_ context.Context, e *env, cfg *config.Config, d *daemon.Daemon) error {
 	tw := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	for _, l := range cfg.Logs {
+	for _, l := range d.Served() {
 		fmt.Fprintf(tw, "log %s\t%s\t%s%s\n", l.Name, l.SubmissionURL, windowOf(l), mode(l))
 	}
 	if err := tw.Flush(); err != nil {

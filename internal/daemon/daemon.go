@@ -237,6 +237,16 @@ func (d *Daemon) Wait() error {
 	return d.endErr
 }
 
+// Served returns the configurations of the logs that are served: shards that were
+// not made yet, or were retired, are left out.
+func (d *Daemon) Served() []config.Log {
+	var served []config.Log
+	for _, p := range d.parts {
+		served = append(served, p.Conf)
+	}
+	return served
+}
+
 // Addr returns host:port of the public listener.
 func (d *Daemon) Addr() string { return d.public.limiter.Addr().String() }
 
