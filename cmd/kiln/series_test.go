@@ -334,8 +334,7 @@ func TestSeries(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	o.conf("roots apply")
-	stop = o.serve("serve")
+	stop = o.serve("restore")
 	again, err := old.client.Submit(t.Context(), chain)
 	if err != nil || again.Index != sct.Index || again.TimestampMillis != sct.TimestampMillis {
 		t.Errorf("after the restore the SCT of entry %d is %+v, %v", sct.Index, again, err)
