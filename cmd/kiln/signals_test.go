@@ -73,6 +73,7 @@ func TestServeInterruptedAtWork(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Listen, cfg.Admin = "127.0.0.1:0", "127.0.0.1:0"
+	e.now = time.Now // the log's clock must not stand still
 	err = serve(t.Context(), e, cfg, func(ctx context.Context, _ *env, _ *config.Config, _ *daemon.Daemon) error {
 		if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
 			return err
