@@ -248,9 +248,12 @@ func TestCommandsInDocs(t *testing.T) {
 			stringLiterals(t, file, func(s string) { subcommands[s] = true })
 		}
 	})
-	// Commands stand in code: after a backtick, or on an indented line.
+	// Commands stand in code: after a backtick, on an indented line, or on a line
+	// of a block fenced as sh, which is indented here.
 	command := regexp.MustCompile("(?m)(?:`|^    (?:\\$ )?)(make|kiln|go run \\./cmd/kiln) ([a-z]+)")
+	fenced := regexp.MustCompile("(?ms)^```sh\n.*?^```$")
 	documents(t, func(path, text string) {
+		text = fenced.ReplaceAllStringFunc(text, func(block string) string { return strings.ReplaceAll(block, "\n", "\n    ") })
 		for _, m := range command.FindAllStringSubmatch(text, -1) {
 			if m[1] == "make" && !targets[m[2]] {
 				t.Errorf("%s: there is no %q in the Makefile", path, "make "+m[2])
@@ -267,7 +270,7 @@ func TestCommandsInDocs(t *testing.T) {
 	}
 }
 
-// TestRefusalsInDocs checks that what docs/operating.md quotes from errors, in
+// TestRefusalsInDocs checks that what docs/refusals.md quotes from errors, in
 // italics in the first column of its table, is what the source says.
 func TestRefusalsInDocs(t *testing.T) {
 	t.Parallel()
@@ -276,7 +279,7 @@ func TestRefusalsInDocs(t *testing.T) {
 		stringLiterals(t, file, func(s string) { source.WriteString(s + "\n") })
 	})
 	quotes := 0
-	for line := range strings.Lines(readFile(t, "docs/operating.md")) {
+	for line := range strings.Lines(readFile(t, "docs/refusals.md")) {
 		if !strings.HasPrefix(line, "| ") {
 			continue
 		}
@@ -284,7 +287,7 @@ func TestRefusalsInDocs(t *testing.T) {
 		for _, m := range regexp.MustCompile(`\*([^*]+)\*`).FindAllStringSubmatch(cell, -1) {
 			quotes++
 			if !strings.Contains(source.String(), m[1]) {
-				t.Errorf("docs/operating.md quotes %q, which no error says", m[1])
+				t.Errorf("docs/refusals.md quotes %q, which no error says", m[1])
 			}
 		}
 	}

@@ -133,7 +133,7 @@ func (s *step) readComment() error {
 	switch goesOn := s.background || s.interrupt; {
 	case s.says != "" && !goesOn:
 		return fmt.Errorf("what it says is waited for, but it neither ends in & nor with Ctrl-C")
-	case s.says == "" && goesOn && strings.Contains(command, "kiln"):
+	case s.says == "" && goesOn && strings.HasPrefix(command, "kiln "):
 		return fmt.Errorf("it is not said when to go on: once it says \"...\"")
 	}
 	return nil

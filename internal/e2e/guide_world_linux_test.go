@@ -102,14 +102,16 @@ func connectTo(address string) http.HandlerFunc {
 			return
 		}
 		defer there.Close()
-		w.WriteHeader(http.StatusOK)
-		here, _, err := http.NewResponseController(w).Hijack()
+		here, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return
 		}
 		defer here.Close()
+		if _, err := io.WriteString(here, "HTTP/1.1 200 Connected\r\n\r\n"); err != nil {
+			return
+		}
 		go func() {
-			_, _ = io.Copy(there, here)
+			_, _ = io.Copy(there, buffered)
 			there.Close()
 		}()
 		_, _ = io.Copy(here, there)
