@@ -161,19 +161,19 @@ func guideEnv(tools, home string, in *internet) []string {
 	}
 }
 
-// followGuide follows the steps of a guide. When a series is served, chains are
-// submitted to it; before it is stopped it is audited.
+// followGuide follows the steps of a guide. When kiln serves a series, chains are
+// submitted to it; before it is stopped they are looked for.
 func followGuide(ctx context.Context, sh *shell, steps []step, u *users) error {
 	for _, st := range steps {
-		if strings.HasPrefix(st.text, "kill ") {
-			if err := u.audit(ctx); err != nil && strings.Contains(st.text, "kiln") {
+		if strings.HasPrefix(st.text, "kill %kiln") {
+			if err := u.audit(ctx); err != nil {
 				return fmt.Errorf("before line %d: audit: %w", st.line, err)
 			}
 		}
 		if err := sh.run(ctx, st); err != nil {
 			return err
 		}
-		if st.background && strings.HasPrefix(st.text, "kiln serve") {
+		if st.background && strings.HasPrefix(st.text, "kiln ") {
 			if err := u.submit(ctx); err != nil {
 				return fmt.Errorf("after line %d: submit: %w", st.line, err)
 			}
@@ -215,7 +215,7 @@ func TestGuideFails(t *testing.T) {
 		{"status", "kiln keys new one.secret  # status 1: there is one", "status is 0, want 1"},
 		{"left behind", "cat /dev/zero > /dev/null &", "a process is left behind"},
 		{"never says it", `echo kiln here &  # go on once it says "serving on"`, `did not say "serving on"`},
-		{"no such job", "kill %kiln", "status is 1, want 0"},
+		{"no such job", "kill %versitygw", "status is 1, want 0"},
 		{"ends before Ctrl-C", `kiln version  # Ctrl-C ends it, once it says "serving on"`, `did not say "serving on"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
