@@ -150,6 +150,19 @@ func readOperating(t *testing.T) []step {
 	if err != nil {
 		t.Fatalf("docs/operating.md: %v", err)
 	}
+	// Nothing is left out: counted by another road.
+	want, got := 0, 0
+	for _, block := range regexp.MustCompile("(?ms)^```sh$.*?^```$").FindAllString(string(data), -1) {
+		want += len(regexp.MustCompile(`(?m)^[^#\x60\n]`).FindAllString(block, -1))
+	}
+	for _, s := range steps {
+		if s.file == "" {
+			got += 1 + strings.Count(s.text, "\n")
+		}
+	}
+	if want != got || want == 0 {
+		t.Fatalf("docs/operating.md has %d lines of commands, of which %d would be run", want, got)
+	}
 	return steps
 }
 
