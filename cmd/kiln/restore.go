@@ -85,6 +85,9 @@ func (f *restoreFlags) restore(ctx context.Context, e *env, cfg *config.Config, 
 		Names: names, Serve: !f.json && !f.noServe, Now: e.now,
 		Progress: bars.set, Logger: newLogger(e.stderr, config.Logging{Level: cfg.Logging.Level, Format: cfg.Logging.Format}),
 	})
+	if err != nil && in.asked() {
+		return nil, errors.New("interrupted before anything was changed")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -217,9 +217,9 @@ func (l *Log) prove(ctx context.Context, public checkpoint.Checkpoint) (done boo
 	if err == nil {
 		err = tiles.CheckConsistency(ctx, l.view, public.Tree, tree)
 	}
-	further := ""
+	further, least := "", int64(0)
 	if err == nil {
-		further, err = beyond(ctx, l.parts.Bucket, tree.N)
+		further, least, err = beyond(ctx, l.parts.Bucket, tree.N)
 	}
 	if err == nil && further == "" {
 		return true, nil
@@ -227,16 +227,12 @@ func (l *Log) prove(ctx context.Context, public checkpoint.Checkpoint) (done boo
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	// A log that another process serves has moved on meanwhile: its bundle may be
-	// gone, and its tree is larger. Else it is as bad as it looks.
-	now, lockErr := l.readLock(ctx)
-	if lockErr != nil {
+	// Another process may serve the log and have moved on meanwhile. Else it is as
+	// bad as it looks.
+	if moved, lockErr := l.moved(ctx); lockErr != nil {
 		return false, errors.Join(err, lockErr)
-	}
-	if v, vErr := checkpoint.NewVerifier(conf.Origin, l.parts.Key.SPKI()); vErr == nil && now != nil {
-		if c, cErr := v.Open(now); cErr == nil && c != l.head && c.Newer(l.head) {
-			return false, nil
-		}
+	} else if moved != nil {
+		return err == nil && moved.Tree.N >= least, nil
 	}
 	switch {
 	case errors.Is(err, errNoBundle):
@@ -248,6 +244,23 @@ func (l *Log) prove(ctx context.Context, public checkpoint.Checkpoint) (done boo
 	}
 	return false, refuse("the lock is behind: it says %v, but %s holds %s, which only a larger tree has, and which is written after the lock has moved (lock %s). %s%s",
 		l.Lock, conf.Storage, further, conf.Lock, meansFork, bringLock)
+}
+
+// moved returns what the lock says now, nil if that is what it said before, or
+// nothing that continues it.
+func (l *Log) moved(ctx context.Context) (*checkpoint.Checkpoint, error) {
+	raw, err := l.readLock(ctx)
+	if err != nil || raw == nil {
+		return nil, err
+	}
+	v, err := checkpoint.NewVerifier(l.parts.Conf.Origin, l.parts.Key.SPKI())
+	if err != nil {
+		return nil, err
+	}
+	if c, err := v.Open(raw); err == nil && c.Newer(l.head) {
+		return &c, nil
+	}
+	return nil, nil
 }
 
 // readPublished returns the published checkpoint, nil if there is none.

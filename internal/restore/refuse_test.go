@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -357,5 +358,38 @@ func TestHeld(t *testing.T) {
 	r.Start()
 	_, err := r.restore()
 	r.wantText(err, "in use by another kiln process")
+	r.Stop()
+}
+
+// TestLive looks at a log that another process goes on writing: what that adds
+// meanwhile is no sign of a lock that was set back.
+func TestLive(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, testlogs.Options{})
+	r.Start()
+	ctx, cancel := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		client := r.Client()
+		for ctx.Err() == nil {
+			chain, err := r.CA.Leaf(testlogs.LeafOptions{})
+			if err == nil {
+				_, err = client.Submit(ctx, chain)
+			}
+			if err != nil && ctx.Err() == nil {
+				t.Error(err)
+				return
+			}
+		}
+	})
+	for range 20 {
+		p, err := r.look(restore.Options{})
+		if err != nil || p.Logs[0].State != restore.Ready {
+			t.Errorf("%v, log is %+v", err, p.Logs[0])
+		}
+		r.check(p.Close())
+	}
+	cancel()
+	writer.Wait()
 	r.Stop()
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -74,40 +73,35 @@ func damaged(err error) bool {
 }
 
 // beyond returns the path of an object that only a larger tree than that of a
-// size has, "" if there is none. Tiles are published after the lock has moved, so
-// it proves that the lock was once ahead of that size. Level 0 alone is enough:
-// a tree that has grown has a wider tile at the old right edge, and keeps the
-// full one for good.
-func beyond(ctx context.Context, bucket daemon.Bucket, size int64) (path string, err error) {
+// size has, and how many entries such a tree has at least; "" if there is none.
+// Tiles are published after the lock has moved, so it proves that the lock was
+// once that far. Level 0 alone is enough: a tree that has grown has a wider tile at
+// the old right edge, and keeps the full one for good.
+func beyond(ctx context.Context, bucket daemon.Bucket, size int64) (path string, least int64, err error) {
 	edge := tlog.Tile{H: tiles.Height, L: 0, N: size / tiles.Width, W: tiles.Width}
+	least = size
 	err = bucket.List(ctx, tiles.Path(edge), func(i storage.Info) error {
 		t, err := tiles.ParsePath(i.Path)
-		if err == nil && t.L == 0 && t.N == edge.N && t.N*tiles.Width+int64(t.W) > size {
-			path = i.Path
+		if err == nil && t.L == 0 && t.N == edge.N && t.N*tiles.Width+int64(t.W) > least {
+			path, least = i.Path, t.N*tiles.Width+int64(t.W)
 		}
 		return nil
 	})
 	if err != nil {
-		return "", fmt.Errorf("look for tiles beyond %d entries: %w", size, err)
+		return "", 0, fmt.Errorf("look for tiles beyond %d entries: %w", size, err)
 	}
-	return path, nil
+	return path, least, nil
 }
 
-// anyTile returns the path of some tile of level 0, "" if there is none.
-func anyTile(ctx context.Context, bucket daemon.Bucket) (string, error) {
-	path, err := beyond(ctx, bucket, 0)
-	if err != nil || path != "" {
-		return path, err
-	}
+// anyTile returns the path of some tile, "" if there is none.
+func anyTile(ctx context.Context, bucket daemon.Bucket) (path string, err error) {
 	enough := errors.New("enough")
 	err = bucket.List(ctx, "tile/", func(i storage.Info) error {
-		if strings.HasPrefix(i.Path, "tile/") {
-			path = i.Path
-		}
+		path = i.Path
 		return enough
 	})
-	if errors.Is(err, enough) {
-		err = nil
+	if err != nil && !errors.Is(err, enough) {
+		return "", fmt.Errorf("look for tiles: %w", err)
 	}
-	return path, err
+	return path, nil
 }
