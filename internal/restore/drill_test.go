@@ -112,33 +112,36 @@ func rootsOf(t *testing.T, r *rig) [][]byte {
 	return roots
 }
 
-// TestInterrupted cuts a restore off, and another goes on.
-func TestInterrupted(t *testing.T) {
-	t.Parallel()
+// interrupted is a log of 9000 entries whose restore was cut off after 8192.
+func interrupted(t *testing.T) *rig {
 	r := newRig(t, testlogs.Options{})
 	r.tree().grow(9000, true)
 	r.loseRootsButOne()
-
 	ctx, cancel := context.WithCancel(t.Context())
 	p, err := r.look(restore.Options{Progress: func(_ string, done, _ int64) {
-		if done >= 5000 {
+		if done >= 8500 {
 			cancel()
 		}
 	}})
 	r.check(err)
 	err = p.Run(ctx)
 	r.check(p.Close())
-	r.wantText(err, "interrupted after 4096 of 9000 entries", "goes on from there")
-	if l := p.Logs[0]; l.State != restore.Failed || l.Verified != 4096 {
+	r.wantText(err, "interrupted after 8192 of 9000 entries", "goes on from there")
+	if l := p.Logs[0]; l.State != restore.Failed || l.Verified != 8192 {
 		t.Errorf("result is %+v", l)
 	}
+	return r
+}
 
-	p, err = r.restore()
+// TestInterrupted cuts a restore off, and another goes on.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	r := interrupted(t)
+	p, err := r.restore()
 	r.check(err)
-	if l := p.Logs[0]; l.State != restore.Restored || l.ResumedAt != 4096 || l.Verified != 9000 {
+	if l := p.Logs[0]; l.State != restore.Restored || l.ResumedAt != 8192 || l.Verified != 9000 {
 		t.Errorf("result is %+v", l)
 	}
-
 	// A cache that is complete says nothing of the storage: a new restore reads all.
 	p, err = r.restore()
 	r.check(err)
@@ -148,6 +151,34 @@ func TestInterrupted(t *testing.T) {
 	r.Start()
 	r.submit(3, r.CA)
 	r.Stop()
+}
+
+// TestResumedAt believes what an earlier run has verified, and nothing else.
+func TestResumedAt(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		meanwhile func(*rig)
+		want      int64
+	}{
+		"served":     {func(r *rig) { r.Start(); r.Stop() }, 8192}, // which covers all, without issuers
+		"cache lost": {func(r *rig) { r.ForgetDedup() }, 0},
+		"other storage": {func(r *rig) {
+			r.check(os.Rename(r.Conf.Storage, r.Conf.Storage+".moved"))
+			r.edit("\n    storage: log", "\n    storage: log.moved")
+		}, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := interrupted(t)
+			test.meanwhile(r)
+			p, err := r.restore()
+			r.check(err)
+			if l := p.Logs[0]; l.ResumedAt != test.want || l.Verified != 9000 {
+				t.Errorf("result is %+v, want it resumed at %d", l, test.want)
+			}
+		})
+	}
 }
 
 // loseRootsButOne leaves the machine without a cache, but with its roots file.

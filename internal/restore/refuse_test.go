@@ -17,6 +17,7 @@ import (
 	"kiln/internal/lifecycle"
 	"kiln/internal/logkey"
 	"kiln/internal/restore"
+	"kiln/storage"
 	"kiln/testlogs"
 	"kiln/tiles"
 )
@@ -392,4 +393,45 @@ func TestLive(t *testing.T) {
 	cancel()
 	writer.Wait()
 	r.Stop()
+}
+
+// growing is a bucket whose log goes on before it is listed.
+type growing struct {
+	daemon.Bucket
+	grow func()
+}
+
+func (b growing) List(ctx context.Context, prefix string, each func(storage.Info) error) error {
+	b.grow()
+	return b.Bucket.List(ctx, prefix, each)
+}
+
+// TestMoved tells tiles of a log that has just moved on from those of one whose
+// lock was set back.
+func TestMoved(t *testing.T) {
+	t.Parallel()
+	for name, moved := range map[string]bool{"moved": true, "set back": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, testlogs.Options{})
+			g := r.tree()
+			g.grow(10, true)
+			old := g.raw
+			r.parts(func(ctx context.Context, p *daemon.Parts) {
+				p.Bucket = growing{p.Bucket, func() {
+					g.grow(10, true)
+					if !moved {
+						r.setLock(old)
+					}
+				}}
+				done, err := restore.Compare(ctx, p)
+				if moved && (!done || err != nil) {
+					t.Errorf("a log that moves is judged %v, %v", done, err)
+				}
+				if !moved {
+					r.wantText(err, "the lock is behind", "tile/0/000.p/20")
+				}
+			})
+		})
+	}
 }
