@@ -110,7 +110,9 @@ func (f *Filler) Fill(ctx context.Context, tree tlog.Tree, from, to int64) error
 		Filler: f, from: from, to: to, began: f.Now(), said: f.Now(),
 		keys: make([]entry.Key, 0, Batch), placements: make([]entry.Placement, 0, Batch),
 	}
-	err := tiles.Entries(ctx, f.Bucket, tree, from, to, func(e tiles.Entry) error { return r.take(ctx, e) })
+	bucket := newAhead(ctx, f.Bucket, tree, to)
+	defer bucket.close()
+	err := tiles.Entries(ctx, bucket, tree, from, to, func(e tiles.Entry) error { return r.take(ctx, e) })
 	if err == nil {
 		err = r.flush(ctx)
 	}

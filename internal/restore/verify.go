@@ -32,11 +32,9 @@ func (p *Plan) restore(ctx context.Context, l *Log) (err error) {
 	}
 	defer func() { err = errors.Join(err, cache.Close()) }()
 
-	bucket := newAhead(ctx, l.view, l.head.Tree)
-	defer bucket.close()
 	r := &run{plan: p, l: l, issuers: make(map[[32]byte]bool)}
 	f := &catchup.Filler{
-		Bucket: bucket, Cache: cache, Now: p.opts.Now, Logger: p.opts.Logger.With("log", l.Name),
+		Bucket: l.view, Cache: cache, Now: p.opts.Now, Logger: p.opts.Logger.With("log", l.Name),
 		Each: r.each, Put: r.put,
 	}
 	if err := f.Begin(ctx, l.head.Tree); err != nil {

@@ -1,4 +1,4 @@
-package restore
+package catchup
 
 import (
 	"context"
@@ -47,7 +47,7 @@ func TestAhead(t *testing.T) {
 		}
 	}
 	c := &counting{Bucket: bucket, reads: make(map[string]int)}
-	a := newAhead(t.Context(), c, tlog.Tree{N: size})
+	a := newAhead(t.Context(), c, tlog.Tree{N: size}, size)
 	for n := range int64(61) {
 		for _, level := range []int{0, tiles.LevelData} {
 			body, err := a.Get(t.Context(), path(level, n))

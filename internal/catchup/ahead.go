@@ -1,4 +1,4 @@
-package restore
+package catchup
 
 import (
 	"context"
@@ -19,8 +19,8 @@ const aheadTiles = 16
 // costs a round trip.
 type ahead struct {
 	storage.Bucket
-	last int64 // number of the last tile of these levels
-	size int64
+	last int64 // number of the last tile of these levels that is wanted
+	size int64 // of the tree
 
 	ctx    context.Context // ends the fetches
 	cancel context.CancelFunc
@@ -37,9 +37,10 @@ type fetch struct {
 	err  error
 }
 
-// newAhead returns the bucket for one reading of a tree. The caller closes it.
-func newAhead(ctx context.Context, b storage.Bucket, tree tlog.Tree) *ahead {
-	a := &ahead{Bucket: b, size: tree.N, last: (tree.N - 1) / tiles.Width, fetched: make(map[string]*fetch)}
+// newAhead returns the bucket for one reading of the entries below to of a tree.
+// The caller closes it.
+func newAhead(ctx context.Context, b storage.Bucket, tree tlog.Tree, to int64) *ahead {
+	a := &ahead{Bucket: b, size: tree.N, last: (to - 1) / tiles.Width, fetched: make(map[string]*fetch)}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	return a
 }
