@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -342,6 +343,7 @@ func TestSeries(t *testing.T) {
 	old.submit(3)
 	old.audit()
 	next.audit()
+	o.newRoot(next)
 
 	o.freeze(old, next)
 	stop()
@@ -369,6 +371,33 @@ func TestSeries(t *testing.T) {
 	o.run(0, "fsck", next.info.MonitoringURL, "--state", o.path("fsck.state"))
 	if list := o.conf("shards list"); !regexp.MustCompile(old.name + ` .*retired`).MatchString(list) {
 		t.Errorf("shards are listed as %s", list)
+	}
+}
+
+// newRoot has the process that serves accept one more root, by a signal.
+func (o *operator) newRoot(s *shardOf) {
+	o.t.Helper()
+	other, err := testlogs.NewCA(testlogs.CAOptions{Now: o.now()})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.write("extra.pem", string(o.ca.RootPEM())+string(other.RootPEM()), 0o644)
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		o.t.Fatal(err)
+	}
+	o.ca, other = other, o.ca
+	chain := s.chain()
+	o.ca = other
+	for deadline := time.Now().Add(patience); ; {
+		sct, err := s.client.Submit(o.t.Context(), chain)
+		if err == nil {
+			s.auditor.Remember(sct)
+			s.size++
+			return
+		}
+		if time.Now().After(deadline) {
+			o.t.Fatalf("a root that was added is not accepted: %v", err)
+		}
 	}
 }
 

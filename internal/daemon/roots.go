@@ -35,7 +35,7 @@ func (d *Daemon) openRoots(ctx context.Context) error {
 			return fmt.Errorf("roots_file %s: %w", file, err)
 		}
 		if from != "" {
-			d.log.Warn("roots file was missing and was brought back", "path", file, "from", from)
+			d.log.Warn("roots file was lost and is brought back from its copy", "path", file)
 		}
 		d.roots[file] = m
 	}
