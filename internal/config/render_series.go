@@ -9,7 +9,7 @@ const (
   ca_file: ca.pem # default: the authorities of the system
   credentials_file: s3.yaml # default: environment, shared files, instance role
   parallel: 64 # requests at a time
-  timeout: 10s # of one attempt of a request
+  timeout: 5s # of one attempt of a request
 `
 	exampleEtcd = `etcd:
   endpoints: ["https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"]

@@ -17,7 +17,7 @@ import (
 const (
 	DefaultRegion      = "us-east-1"
 	DefaultParallel    = 64
-	DefaultS3Timeout   = 10 * time.Second
+	DefaultS3Timeout   = 5 * time.Second
 	DefaultEtcdTimeout = 5 * time.Second
 	DefaultRefresh     = 24 * time.Hour
 )
@@ -97,7 +97,7 @@ func (r *reader) s3(n *yaml.Node, dir string) *S3 {
 	s.file("ca_file", dir, &c.CAFile, "")
 	s.file("credentials_file", dir, &c.CredentialsFile, "")
 	read(s, "parallel", &c.Parallel, between(MinParallel, MaxParallel), isInt...)
-	read(s, "timeout", &c.Timeout, duration(MinTimeout, MaxTimeout, "10s"), isText...)
+	read(s, "timeout", &c.Timeout, duration(MinTimeout, MaxTimeout, "5s"), isText...)
 	s.done()
 	if !c.PathStyle && net.ParseIP(hostOf(c.Endpoint)) != nil {
 		key := "path_style"

@@ -35,7 +35,7 @@ func TestServiceFaults(t *testing.T) {
 		"s3 IP, stated":        {"s3:\n  endpoint: https://[::1]:1\n  path_style: false", "15: s3.path_style: https://[::1]:1 is an IP address, which cannot have the bucket in its name; want path_style: true"},
 		"s3 region":            {"s3: {region: \"a b\"}", `13: s3.region: "a b" is no region; want one, such as eu-central-1`},
 		"s3 parallel":          {"s3: {parallel: 0}", "13: s3.parallel: 0 is out of range; want a whole number from 1 to 1024"},
-		"s3 timeout":           {"s3: {timeout: 10}", "13: s3.timeout: is the number 10; want a duration from 100ms to 10m0s with its unit, such as 10s"},
+		"s3 timeout":           {"s3: {timeout: 10}", "13: s3.timeout: is the number 10; want a duration from 100ms to 10m0s with its unit, such as 5s"},
 		"s3 key in storage":    {"s3: {credentials_file: logs/example2026h2/s3.yaml}", "13: s3.credentials_file: /d/logs/example2026h2/s3.yaml lies in storage of logs[0]; want it outside: a storage directory is public"},
 		"s3 key is a log's":    {"s3: {credentials_file: keys/example2026h2.pem}", "13: s3.credentials_file: /d/keys/example2026h2.pem is key_file of logs[0] too; want a path of its own"},
 		"etcd no endpoints":    {"etcd: {}", "13: etcd.endpoints: is missing; want the URLs of the members, such as [https://10.0.0.1:2379]"},

@@ -37,7 +37,7 @@ import (
 // Defaults of [Config].
 const (
 	DefaultParallel = 64
-	DefaultTimeout  = 10 * time.Second
+	DefaultTimeout  = 5 * time.Second
 	DefaultRegion   = "us-east-1"
 )
 
