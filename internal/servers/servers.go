@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -223,15 +224,24 @@ func (t *tail) String() string {
 	return string(bytes.TrimSpace(t.data))
 }
 
+// The ports that servers get. The kernel hands out others to clients and to
+// whoever asks for any, by default, so that a port is still free when a server
+// that was killed comes back.
+const minPort, maxPort = 15000, 32000
+
 // freeAddress returns a loopback address that nobody listens on right now.
 func freeAddress(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	var last error
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", minPort+rand.IntN(maxPort-minPort))
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		if err == nil {
+			err = l.Close()
+		}
+		if err == nil {
+			return address, nil
+		}
+		last = err
 	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	return address, nil
+	return "", fmt.Errorf("find a free port: %w", last)
 }
