@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"kiln/internal/config"
 )
@@ -83,6 +84,13 @@ func runGroup(e *env, g group, rest []string) int {
 	what := fmt.Sprintf("kiln %s needs a command after it", g.name)
 	if len(rest) > 0 {
 		what = fmt.Sprintf("unknown command %q of kiln %s", rest[0], g.name)
+		var names []string
+		for _, c := range g.commands() {
+			names = append(names, strings.TrimPrefix(c.name, g.name+" "))
+		}
+		if near := config.Nearest(rest[0], names); near != "" {
+			what += fmt.Sprintf("; did you mean %s?", near)
+		}
 	}
 	fmt.Fprintf(e.stderr, "kiln: %s\nRun kiln %s --help for the list of them.\n", what, g.name)
 	return 2
@@ -147,12 +155,30 @@ func flagError(cmd command, fs *flag.FlagSet, err error) error {
 		return misuse(cmd.name, "unknown flag %s of kiln %s", dashed(m[1]), cmd.name)
 	}
 	if m := invalidValue.FindStringSubmatch(text); m != nil {
-		return misuse(cmd.name, "%s: %s is not understood: %s", dashed(m[2]), m[1], m[3])
+		return misuse(cmd.name, "%s: %s is not understood: %s", dashed(m[2]), m[1], flagWants(fs.Lookup(m[2]), m[3]))
 	}
 	if m := missingValue.FindStringSubmatch(text); m != nil {
 		return misuse(cmd.name, "%s needs a value", dashed(m[1]))
 	}
 	return misuse(cmd.name, "%s", text)
+}
+
+// flagWants says what a flag takes, where package flag only says that it is none.
+func flagWants(f *flag.Flag, problem string) string {
+	if f == nil || problem != "parse error" {
+		return problem
+	}
+	if g, ok := f.Value.(flag.Getter); ok {
+		switch g.Get().(type) {
+		case time.Duration:
+			return "want a duration such as 500ms, 30s or 6h"
+		case int:
+			return "want a whole number"
+		case bool:
+			return "want true or false"
+		}
+	}
+	return problem
 }
 
 // dashed writes a flag as people type it.
@@ -178,10 +204,13 @@ func configFlag(fs *flag.FlagSet) *string {
 
 // noArguments refuses arguments of a command that has flags only.
 func noArguments(command string, args []string) error {
-	if len(args) > 0 {
-		return misuse(command, "kiln %s takes no argument, but got %s", command, strings.Join(args, " "))
+	switch {
+	case len(args) == 0:
+		return nil
+	case len(args) == 1 && (strings.HasSuffix(args[0], ".yaml") || strings.HasSuffix(args[0], ".yml")):
+		return misuse(command, "kiln %s takes no argument, but got %s; did you mean -c %s?", command, args[0], args[0])
 	}
-	return nil
+	return misuse(command, "kiln %s takes no argument, but got %s", command, strings.Join(args, " "))
 }
 
 // count writes a number with its noun.

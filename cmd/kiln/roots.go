@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -199,7 +198,8 @@ func rootsConfigs(a *rootsArgs, e *env) (all []roots.Config, opener *daemon.Open
 		base.File = a.file
 		return []roots.Config{base}, nil, nil
 	}
-	cfg, err := readConfig(a.config, e)
+	// Without the files it names: the roots file may be the one to be made again.
+	cfg, err := config.Read(a.config, e.now())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -227,20 +227,6 @@ func rootsConfigs(a *rootsArgs, e *env) (all []roots.Config, opener *daemon.Open
 		all = append(all, base)
 	}
 	return all, opener, nil
-}
-
-// readConfig reads a configuration without the files it names: the roots file is
-// among them, and may be the one that is to be made again.
-func readConfig(path string, e *env) (*config.Config, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := filepath.Abs(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	return config.Parse(path, data, dir, e.now())
 }
 
 // rootsFiles returns the roots files of the logs, each once, or the one that was

@@ -186,13 +186,13 @@ func (f createFlags) run(ctx context.Context, e *env, args []string) error {
 		}
 		if err != nil { // those before it are made, and stay
 			bar.end()
-			return errors.Join(printCreated(e, cfg, made, *f.dry, *f.json), err)
+			return errors.Join(printCreated(e, cfg, made, len(logs), *f.dry, *f.json), err)
 		}
 		made = append(made, c)
 		bar.set(int64(i+1), int64(len(logs)))
 	}
 	bar.end()
-	if err := printCreated(e, cfg, made, *f.dry, *f.json); err != nil {
+	if err := printCreated(e, cfg, made, len(logs), *f.dry, *f.json); err != nil {
 		return err
 	}
 	return broken

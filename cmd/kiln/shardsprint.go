@@ -213,9 +213,9 @@ func plansJSON(plans []shards.Plan, now time.Time) any {
 	return out
 }
 
-// printCreated prints the requests, and on standard error what was done and what
-// is to be done next.
-func printCreated(e *env, cfg *config.Config, made []shards.Creation, dry, asJSON bool) error {
+// printCreated prints the requests of those that were made of all that were
+// wanted, and on standard error what was done and what is to be done next.
+func printCreated(e *env, cfg *config.Config, made []shards.Creation, wanted int, dry, asJSON bool) error {
 	type createdJSON struct {
 		Name    string          `json:"name"`
 		Done    string          `json:"done"`
@@ -252,7 +252,7 @@ func printCreated(e *env, cfg *config.Config, made []shards.Creation, dry, asJSO
 		}
 	}
 	switch {
-	case len(made) == 0:
+	case len(made) == 0 && wanted == 0:
 		fmt.Fprintln(e.stderr, "nothing is missing")
 	case dry && fresh:
 		fmt.Fprintln(e.stderr, "nothing was changed: without --dry-run it is made")

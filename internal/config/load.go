@@ -59,7 +59,7 @@ func Parse(name string, data []byte, dir string, now time.Time) (*Config, error)
 func readFile(path string) (data []byte, dir string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, "", fmt.Errorf("read configuration: %w (-c names another file, kiln init makes one)", err)
+		return nil, "", fmt.Errorf("read configuration: %w (-c names another file; kiln init makes one, kiln help config shows what it may hold)", err)
 	}
 	defer f.Close()
 	data, err = io.ReadAll(io.LimitReader(f, maxFile+1))

@@ -22,11 +22,14 @@ const stepTimeout = 2 * time.Minute
 
 // readLoop makes bash a terminal without a person: it takes commands, each
 // ended by a zero byte, from one descriptor, runs them with job control, and
-// writes their status to another. What it started ends with it.
+// writes their status to another, after a zero byte behind what they printed.
+// What it started ends with it.
 const readLoop = `set -m
 while IFS= read -r -u 4 -d '' command; do
 	eval "$command" 3>&- 4<&-
-	echo $? >&3
+	status=$?
+	printf '\0'
+	echo $status >&3
 done
 kill -KILL $(jobs -p) 2>/dev/null`
 
@@ -98,6 +101,9 @@ func (s *shell) follow(ctx context.Context, st step, from int) error {
 		}
 	}
 	status, err := s.readStatus(ctx)
+	if err == nil {
+		err = s.screen.wait(ctx, from, "\x00", func() (bool, error) { return true, nil }) // all that it printed is here
+	}
 	switch {
 	case err != nil:
 		return err
@@ -225,7 +231,7 @@ func (c *screen) after(from int) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	data := c.data[from:]
-	return string(data[max(0, len(data)-8000):])
+	return string(bytes.ReplaceAll(data[max(0, len(data)-8000):], []byte{0}, nil))
 }
 
 // wait waits until a text was printed from a size on, while something goes on.
