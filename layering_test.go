@@ -31,11 +31,13 @@ var floors = map[string]string{
 	"internal/cell": "lock", "lock/etcd": "lock internal/cell", "lock/s3": "lock internal/cell internal/s3client",
 	"internal/roots": "storage internal/chain",
 	// Floor 2: the roles, which never import each other.
-	"sequencer":        "entry tiles checkpoint storage lock internal/logkey internal/lifecycle",
-	"batcher":          "entry internal/ring",
-	"frontend":         "entry internal/chain",
-	"reader":           "storage tiles checkpoint",
+	"sequencer": "entry tiles checkpoint storage lock internal/logkey internal/lifecycle",
+	"batcher":   "entry internal/ring",
+	"frontend":  "entry internal/chain",
+	"reader":    "storage tiles checkpoint",
+	// What looks after a log, beside the roles.
 	"internal/catchup": "entry storage tiles",
+	"internal/gc":      "storage tiles checkpoint",
 	// Floor 3 and the roof.
 	"internal/keycheck": "internal/config internal/logkey",
 	"internal/daemon":   "*",

@@ -62,7 +62,7 @@ type Bucket struct {
 	mu         sync.Mutex
 	faults     Faults               // guarded by mu, as all below
 	now        func() time.Time     // the storage's clock
-	modified   map[string]time.Time // of what is visible
+	modified   map[string]time.Time // when the visible content was written, or was last visible
 	visible    map[string][]byte    // what Get sees
 	durable    map[string][]byte    // what a crash leaves
 	history    map[string][][]byte  // durable contents, oldest first; nil: deleted
@@ -116,11 +116,7 @@ func (b *Bucket) CrashClone() *Bucket {
 	c.durable = maps.Clone(b.durable)
 	c.visible = maps.Clone(b.durable)
 	c.now = b.now
-	for path := range b.durable {
-		if c.modified[path] = b.modified[path]; c.modified[path].IsZero() { // its deletion was lost
-			c.modified[path] = b.now()
-		}
-	}
+	c.modified = maps.Clone(b.modified)
 	for path, h := range b.history {
 		c.history[path] = slices.Clone(h)
 	}
@@ -210,8 +206,7 @@ func (b *Bucket) create(ctx context.Context, o storage.Object) error {
 // writeLocked makes body, which it keeps, the content at a path; nil is none.
 func (b *Bucket) writeLocked(op Op, path string, body []byte, volatile bool) {
 	switch _, ok := b.visible[path]; {
-	case body == nil:
-		delete(b.modified, path)
+	case body == nil: // the time stays, for a crash may bring the object back
 	case !ok || op == OpUpdate:
 		b.modified[path] = b.now()
 	}
