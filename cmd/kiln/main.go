@@ -56,6 +56,7 @@ func commands() []command {
 		rootsListCommand(),
 		fsckCommand(),
 		restoreCommand(),
+		gcCommand(),
 		keysNewCommand(),
 		keysShowCommand(),
 		keysCheckCommand(),

@@ -56,6 +56,7 @@ func TestScripts(t *testing.T) {
 			"freeport": freePorts, "start": start, "await": await, "end": end, "get": get,
 			"awaitfile": awaitFile, "status": status, "filemode": fileMode, "shard": shard,
 			"report": report, "refuse": refuse, "replace": replace, "damage": damage, "newkey": newKey, "tree": tree, "checklogs": checkLogs,
+			"agedlog": agedLog, "countfiles": countFiles,
 		},
 	})
 }
