@@ -130,7 +130,7 @@ func firstTwo() storagemem.Faults {
 func TestRefuses(t *testing.T) {
 	t.Parallel()
 	flip := func(b []byte) []byte { b[len(b)/2] ^= 1; return b }
-	for _, c := range []struct {
+	cases := []struct {
 		name  string
 		spoil func(w *world) error
 		want  string
@@ -154,38 +154,37 @@ func TestRefuses(t *testing.T) {
 		{"lock lost", func(w *world) error { w.lock = lockmem.New(); return nil }, "read lock"},
 		{"lock set back", func(w *world) error { return w.sign(200, tlog.Hash{}, time.Now()) }, "the lock was set back"},
 		{"lock set back in time", func(w *world) error {
-			last := w.published[len(w.published)-1].tree
+			last := w.newest()
 			return w.sign(last.Tree.N, last.Tree.Hash, time.UnixMilli(last.TimestampMillis-1))
 		}, "the lock was set back"},
 		{"forked", func(w *world) error { return w.sign(300, tlog.Hash{}, time.Now()) }, "has forked"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				w := aged(t)
-				if err := c.spoil(w); err != nil {
-					t.Fatal(err)
-				}
-				before := w.bucket.Paths()
-				_, err := gc.Run(t.Context(), w.gcConfig())
-				if err == nil || !strings.Contains(err.Error(), c.want) {
-					t.Errorf("error %v, want %q", err, c.want)
-				}
-				after := w.bucket.Paths()
-				for _, p := range before {
-					// What another kind of tile holds up is none of its business.
-					other := strings.HasPrefix(p, "tile/0/") && strings.Contains(c.name, "data") ||
-						strings.HasPrefix(p, "tile/data/") && strings.Contains(c.name, "hash")
-					if !other && !strings.HasPrefix(c.name, "partial") && !slices.Contains(after, p) {
-						t.Errorf("%s is gone", p)
-					}
-				}
-				if strings.HasPrefix(c.name, "partial") && !slices.Contains(after, c.want) {
-					t.Errorf("%s is gone", c.want)
-				}
-			})
-		})
 	}
+	synctest.Test(t, func(t *testing.T) {
+		origin := aged(t)
+		for _, c := range cases {
+			w := origin.crash()
+			if err := c.spoil(w); err != nil {
+				t.Fatal(err)
+			}
+			before := w.bucket.Paths()
+			_, err := gc.Run(t.Context(), w.gcConfig())
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+			}
+			after := w.bucket.Paths()
+			for _, p := range before {
+				// What another kind of tile holds up is none of its business.
+				other := strings.HasPrefix(p, "tile/0/") && strings.Contains(c.name, "data") ||
+					strings.HasPrefix(p, "tile/data/") && strings.Contains(c.name, "hash")
+				if !other && !strings.HasPrefix(c.name, "partial") && !slices.Contains(after, p) {
+					t.Errorf("%s: %s is gone", c.name, p)
+				}
+			}
+			if strings.HasPrefix(c.name, "partial") && !slices.Contains(after, c.want) {
+				t.Errorf("%s is gone", c.want)
+			}
+		}
+	})
 }
 
 // sign puts another checkpoint of the log into the lock.
@@ -204,6 +203,11 @@ func (w *world) sign(size int64, root tlog.Hash, at time.Time) error {
 	}
 	_, err = w.lock.Replace(w.t.Context(), held, raw)
 	return err
+}
+
+func (w *world) newest() checkpoint.Checkpoint {
+	all := w.published()
+	return all[len(all)-1].tree
 }
 
 // TestNamesDiffer leaves partial names tiles that are not the begin of the full
@@ -272,7 +276,7 @@ func TestBundles(t *testing.T) {
 				t.Errorf("%s is left", p)
 			}
 		}
-		head := w.published[len(w.published)-1].tree.Tree
+		head := w.newest().Tree
 		for _, p := range append(foreign, young, tiles.BundlePath(head)) {
 			if !slices.Contains(left, p) {
 				t.Errorf("%s is gone", p)
@@ -362,9 +366,9 @@ func TestClocks(t *testing.T) {
 				s := w.open()
 				defer w.close(s)
 				orphan := w.orphan(t, 1)
-				for i := range 20 {
-					w.grow(s, repeat(1, 20)...)
-					time.Sleep(4 * time.Minute)
+				for i := range 10 {
+					w.grow(s, repeat(1, 40)...)
+					time.Sleep(8 * time.Minute)
 					cfg := w.gcConfig()
 					cfg.Now = func() time.Time { return time.Now().Add(c.host) }
 					began := time.Now()
@@ -372,7 +376,7 @@ func TestClocks(t *testing.T) {
 						t.Fatal(err)
 					}
 					w.check(began)
-					if young := i < 2; young && !slices.Contains(w.under("staging/"), orphan) {
+					if young := i < 1; young && !slices.Contains(w.under("staging/"), orphan) {
 						t.Error("a young bundle was deleted")
 					}
 				}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,8 +37,20 @@ type world struct {
 	names  bool
 	n      int // entries made so far
 
-	published []published
-	kept      map[string]string // contents that must never go or change
+	record *record
+	kept   map[string]string // contents that must never go or change
+}
+
+// record is what became public, for all goroutines.
+type record struct {
+	mu   sync.Mutex
+	list []published
+}
+
+func (w *world) published() []published {
+	w.record.mu.Lock()
+	defer w.record.mu.Unlock()
+	return slices.Clone(w.record.list)
 }
 
 // published is a checkpoint and when it took the place of the one before.
@@ -52,7 +65,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, key: key, bucket: storagemem.New(), lock: lockmem.New(), kept: make(map[string]string)}
+	w := &world{t: t, key: key, bucket: storagemem.New(), lock: lockmem.New(), record: new(record), kept: make(map[string]string)}
 	if err := sequencer.Create(t.Context(), w.sequencerConfig()); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +104,7 @@ func (w *world) gcConfig() gc.Config {
 func (w *world) crash() *world {
 	c := *w
 	c.bucket, c.lock = w.bucket.CrashClone(), w.lock.CrashClone()
-	c.published = slices.Clone(w.published)
+	c.record = &record{list: w.published()}
 	return &c
 }
 
@@ -115,8 +128,10 @@ func (w *world) note() {
 		w.t.Error(err)
 		return
 	}
-	if n := len(w.published); n == 0 || w.published[n-1].tree != c {
-		w.published = append(w.published, published{time.Now(), c})
+	w.record.mu.Lock()
+	defer w.record.mu.Unlock()
+	if n := len(w.record.list); n == 0 || w.record.list[n-1].tree != c {
+		w.record.list = append(w.record.list, published{time.Now(), c})
 	}
 }
 
@@ -239,14 +254,15 @@ func (w *world) check(since time.Time) {
 func (w *world) checkEdges(since time.Time) {
 	w.t.Helper()
 	checked := make(map[int64]bool)
-	for i, p := range w.published {
-		current := i == len(w.published)-1 || w.published[i+1].at.After(since.Add(-grace))
+	all := w.published()
+	for i, p := range all {
+		current := i == len(all)-1 || all[i+1].at.After(since.Add(-grace))
 		if !current || checked[p.tree.Tree.N] {
 			continue
 		}
 		checked[p.tree.Tree.N] = true
 		if _, err := tiles.Load(w.t.Context(), w.bucket, p.tree.Tree, false); err != nil {
-			w.t.Errorf("right edge of %d, current until %v after the grace began: %v", p.tree.Tree.N, w.published[i].at.Sub(since), err)
+			w.t.Errorf("right edge of %d, current from %v on, cleaned at %v: %v", p.tree.Tree.N, p.at, since, err)
 		}
 		if n := p.tree.Tree.N; w.names && n%tiles.Width > 0 {
 			path := strings.Replace(tiles.Path(edge(n)), "/data/", "/names/", 1)
