@@ -19,7 +19,7 @@ func logsNamed(command string, cfg *config.Config, names []string) ([]config.Log
 	}
 	var logs []config.Log
 	var known []string
-	for _, l := range cfg.Logs {
+	for _, l := range cfg.Logs { // in the order of the file, each once
 		known = append(known, l.Name)
 		if slices.Contains(names, l.Name) {
 			logs = append(logs, l)
@@ -34,8 +34,8 @@ func logsNamed(command string, cfg *config.Config, names []string) ([]config.Log
 }
 
 // eachLog opens the parts of each log in turn and calls do. A log that fails is
-// told and does not keep others from their turn; one that was not made yet is
-// passed over unless it was named. do is not called any more when ctx ends.
+// told and does not keep others from their turn; one that was not made yet or
+// is retired is passed over unless it was named. do is not called any more when ctx ends.
 func eachLog(ctx context.Context, e *env, command, path string, names []string, do func(context.Context, *daemon.Parts) error) error {
 	cfg, err := config.Load(path, e.now())
 	if err != nil {
@@ -51,8 +51,8 @@ func eachLog(ctx context.Context, e *env, command, path string, names []string, 
 	for _, l := range logs {
 		err := eachOf(in.ctx, e, cfg, l, do)
 		switch {
-		case errors.Is(err, daemon.ErrNotCreated) && len(names) == 0:
-			fmt.Fprintf(e.stderr, "log %s was not made yet: nothing to do\n", l.Name)
+		case (errors.Is(err, daemon.ErrNotCreated) || errors.Is(err, daemon.ErrRetired)) && len(names) == 0:
+			fmt.Fprintf(e.stderr, "note: log %s was passed over: it was not made yet, or is retired\n", l.Name)
 			continue
 		case err != nil && in.ctx.Err() != nil && ctx.Err() == nil:
 			return errors.New("interrupted; run it again to go on")
