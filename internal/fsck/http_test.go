@@ -230,6 +230,34 @@ func TestFullTileForPartial(t *testing.T) {
 	}
 }
 
+// That there is none is only certain if the source says so of both.
+func TestRefusedIsNotMissing(t *testing.T) {
+	t.Parallel()
+	l := small()
+	for _, codes := range [][2]int{{403, 404}, {404, 403}, {403, 403}, {404, 404}} {
+		_, err := check(t, l.serve(t, func(w http.ResponseWriter, _ *http.Request, path string) bool {
+			switch path {
+			case "tile/0/002.p/44":
+				w.WriteHeader(codes[0])
+			case "tile/0/002":
+				w.WriteHeader(codes[1])
+			default:
+				return false
+			}
+			return true
+		}), l.options())
+		if codes == [2]int{404, 404} {
+			if f := fault(t, err); f.Path != "tile/0/002.p/44" {
+				t.Errorf("fault is %v", f)
+			}
+			continue
+		}
+		if u := unknown(t, err); u.Path != "tile/0/002.p/44" || !errors.Is(u, fsck.ErrRefused) {
+			t.Errorf("%v: error is %v", codes, err)
+		}
+	}
+}
+
 func second[T any](_ T, err error) error { return err }
 
 // once fails the first request of each path.

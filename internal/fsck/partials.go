@@ -118,10 +118,7 @@ func (c *checker) checkPartial(ctx context.Context, known *prefixCache, t, wide 
 // full tile is: the log may have grown since.
 func (c *checker) missingPartial(ctx context.Context, t tlog.Tile, err error) error {
 	full := c.read(ctx, tiles.Path(fullOf(t)), maxTile, func(*bufio.Reader) error { return nil })
-	if full == nil || !absent(full) {
-		return full
-	}
-	return missing(tiles.Path(t), firstEntry(t, 0), err)
+	return missing(tiles.Path(t), firstEntry(t, 0), orRefused(err, full))
 }
 
 // readPrefixes reads a tile of exactly this width, or the full one if the

@@ -102,9 +102,15 @@ func (c *checker) tile(ctx context.Context, t tlog.Tile, use func(t tlog.Tile, r
 	if t.W == tiles.Width || err == nil || !absent(err) {
 		return err
 	}
-	full := read(fullOf(t))
-	if full != nil && absent(full) {
-		return err // the partial tile is what is missing
+	return orRefused(err, read(fullOf(t)))
+}
+
+// orRefused returns what reading the full tile instead of an absent partial one
+// has come to. If both are absent it is only certain that there is none if the
+// source said so of both.
+func orRefused(partial, full error) error {
+	if full != nil && absent(full) && errors.Is(partial, ErrRefused) {
+		return partial
 	}
 	return full
 }
