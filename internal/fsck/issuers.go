@@ -33,7 +33,7 @@ type issuers struct {
 type issuer struct {
 	ready chan struct{}
 	cert  *chain.Logged // nil if it cannot be read
-	err   error         // why it could not be fetched
+	err   error         // why it could not be fetched, after all attempts
 }
 
 // issuer returns the issuer with a fingerprint, which is fetched at most once at
@@ -64,9 +64,6 @@ func (c *checker) issuer(ctx context.Context, fingerprint [32]byte) (*issuer, er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.bytes += size
-	if err != nil && s.known[fingerprint] == is {
-		delete(s.known, fingerprint) // another attempt may be luckier
-	}
 	return is, err
 }
 

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -13,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -327,5 +330,46 @@ func TestBucket(t *testing.T) {
 	}
 	if r.Source != "a bucket" || r.Entries != 556 || r.Partials == 0 {
 		t.Errorf("report is %+v", r)
+	}
+}
+
+// odd cannot read the first data tile, and says so when the second was read for
+// good.
+type odd struct {
+	objects
+	looks *atomic.Int64
+	ready chan struct{}
+}
+
+func (o odd) Open(ctx context.Context, path string) (*fsck.Object, error) {
+	switch path {
+	case "tile/data/000":
+		select {
+		case <-o.ready:
+		case <-ctx.Done():
+		}
+		return nil, &fsck.UnknownError{Path: path, Err: errors.New("out of order")}
+	case "tile/data/001":
+		if o.looks.Add(1) == 2 { // a fault is looked at twice
+			close(o.ready)
+		}
+	}
+	return o.objects.Open(ctx, path)
+}
+
+// A fault that was found says more than that something else could not be read.
+func TestFaultBeforeUnknown(t *testing.T) {
+	t.Parallel()
+	l := edit("tile/data/001", flip(100))(small().clone())
+	_, err := check(t, odd{l.objects, new(atomic.Int64), make(chan struct{})}, l.options())
+	if f := fault(t, err); f.Path != "tile/data/001" {
+		t.Errorf("fault is %v", f)
+	}
+	l = small()
+	o := odd{l.objects, new(atomic.Int64), make(chan struct{})}
+	close(o.ready)
+	o.looks.Store(2)
+	if u := unknown(t, second(check(t, o, l.options()))); u.Path != "tile/data/000" {
+		t.Errorf("error is %v", u)
 	}
 }
