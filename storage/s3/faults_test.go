@@ -242,6 +242,7 @@ func fakeBucket(t *testing.T, answer func(*http.Request) *http.Response) *Bucket
 	t.Helper()
 	client, err := s3client.New(t.Context(), s3client.Config{
 		Endpoint: "http://s3.test", PathStyle: true, AccessKeyID: "a", SecretAccessKey: "b",
+		Timeout: 10 * time.Second, // what the tests' late answers are measured by
 		Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			resp := answer(r)
 			if err := r.Context().Err(); err != nil {

@@ -65,9 +65,12 @@ func (p *prober) problem(format string, args ...any) {
 	p.found.Problems = append(p.found.Problems, fmt.Sprintf(format, args...))
 }
 
-// key returns a new one.
+// unused returns a new key that nothing is to be written to as yet.
+func (p *prober) unused() string { return p.prefix + "probe/" + rand.Text() }
+
+// key returns a new one, which is cleaned up in the end.
 func (p *prober) key() string {
-	key := p.prefix + "probe/" + rand.Text()
+	key := p.unused()
 	p.keys = append(p.keys, key)
 	return key
 }
@@ -93,11 +96,12 @@ func (p *prober) cleanUp(ctx context.Context) {
 
 // access tries all that a log needs to be allowed to do.
 func (p *prober) access(ctx context.Context) error {
-	key, want := p.key(), body()
+	key, want := p.unused(), body()
 	_, err := p.get(ctx, key)
 	if !errors.Is(err, s3client.ErrNotFound) {
 		return fmt.Errorf("read an object that is not there: %w", orOther(err, "it is"))
 	}
+	p.keys = append(p.keys, key)
 	if err := p.persist(ctx, "create", func() error { _, err := p.client.Put(ctx, p.bucket, key, want); return err }); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
