@@ -61,7 +61,8 @@ func writeOverview(w io.Writer) error {
 	if err := tw.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(w, "\nFor a first look: kiln dev. For a log of your own: kiln init DIR.\nEach command explains itself: kiln COMMAND --help.\n")
+	_, err := fmt.Fprint(w, "\nFor a first look: kiln dev. For a log of your own: kiln init DIR. For a public series\n"+
+		"of logs: a series in kiln.yaml (kiln help config), then kiln shards plan.\nEach command explains itself: kiln COMMAND --help.\n")
 	return err
 }
 
