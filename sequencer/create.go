@@ -9,6 +9,7 @@ import (
 	"kiln/checkpoint"
 	"kiln/lock"
 	"kiln/storage"
+	"kiln/tiles"
 )
 
 // Create makes a log: its lock cell with a checkpoint of size 0, then the same
@@ -50,6 +51,9 @@ func create(ctx context.Context, cfg Config, signer *checkpoint.Signer) error {
 	if head.Tree.N != 0 {
 		return fmt.Errorf("the log exists already and has %d entries", head.Tree.N)
 	}
+	if err := refuseTiles(ctx, cfg); err != nil {
+		return err
+	}
 	o := storage.Object{Path: checkpointPath, ContentType: "text/plain; charset=utf-8", CacheControl: "no-store"}
 	return cfg.Bucket.Update(ctx, o, func(current []byte) ([]byte, error) {
 		if current != nil && !bytes.Equal(current, held.Body) {
@@ -69,9 +73,26 @@ func createCell(ctx context.Context, cfg Config, signer *checkpoint.Signer) erro
 	if !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
+	if err := refuseTiles(ctx, cfg); err != nil {
+		return err
+	}
 	raw, err := signer.Sign(checkpoint.EmptyTree(), cfg.Now().UnixMilli())
 	if err != nil {
 		return err
 	}
 	return cfg.Lock.Create(ctx, cfg.LockID, raw)
+}
+
+// refuseTiles refuses a storage that shows that there was a log.
+func refuseTiles(ctx context.Context, cfg Config) error {
+	l, ok := cfg.Bucket.(storage.Lister)
+	if !ok {
+		return nil
+	}
+	path, err := tiles.Any(ctx, l)
+	if err == nil && path != "" {
+		err = fmt.Errorf("the storage has %s, so that there was a log, and its lock and checkpoint were lost; "+
+			"a new one could fork the log", path)
+	}
+	return err
 }

@@ -15,10 +15,55 @@ import (
 	"kiln/tiles"
 )
 
-// load reads and proves the log's state. The lock says what is true; what is
-// public may lag behind it by one round, which is published now, and must never
-// be ahead. Errors that reading again cannot mend are fatal.
+// loadTries is how often a log that another sequencer goes on with is looked at
+// again at once.
+const loadTries = 3
+
+// load reads and proves the log's state. Errors that reading again cannot mend
+// are fatal; but what was read while another sequencer went on may not fit
+// together, and says nothing.
 func (s *Sequencer) load(ctx context.Context) (*loaded, error) {
+	before, err := s.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for try := 1; ; try++ {
+		state, err := s.loadOnce(ctx)
+		if err == nil || !isFatal(err) {
+			return state, err
+		}
+		after, lookErr := s.look(ctx)
+		switch {
+		case lookErr != nil:
+			return nil, fmt.Errorf("%v; whether another sequencer goes on with the log is not known: %w", err, lookErr) // %v: not fatal as yet
+		case after == before:
+			return nil, err
+		case try == loadTries:
+			return nil, fmt.Errorf("%w while it was being loaded: %v", errSuperseded, err)
+		}
+		before = after
+	}
+}
+
+// sight is what tells whether another sequencer has gone on.
+type sight struct{ public, version string }
+
+func (s *Sequencer) look(ctx context.Context) (sight, error) {
+	raw, err := s.bucket.Get(ctx, checkpointPath)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return sight{}, fmt.Errorf("read published checkpoint: %w", err)
+	}
+	held, err := s.lock.Load(ctx, s.cfg.LockID)
+	if err != nil && !errors.Is(err, lock.ErrNotFound) {
+		return sight{}, fmt.Errorf("read lock: %w", err)
+	}
+	return sight{string(raw), held.Version}, nil
+}
+
+// loadOnce is load of a log that stands still. The lock says what is true; what
+// is public may lag behind it by one round, which is published now, and must
+// never be ahead.
+func (s *Sequencer) loadOnce(ctx context.Context) (*loaded, error) {
 	began := time.Now()
 	// First what is public, then the lock: another sequencer may go on in
 	// between, and the lock must not look as if it were behind.
@@ -41,6 +86,9 @@ func (s *Sequencer) load(ctx context.Context) (*loaded, error) {
 		if err := s.recover(ctx, public.Tree, head.Tree); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.checkBeyond(ctx, head.Tree); err != nil {
+		return nil, err
 	}
 	edge, err := tiles.Load(ctx, s.bucket, head.Tree, s.cfg.Names)
 	if err != nil {
@@ -118,8 +166,34 @@ func (s *Sequencer) checkOrder(public checkpoint.Checkpoint, raw []byte, head ch
 		return fatalf("the published checkpoint and the lock's have %d entries each, but roots %v and %v: the log has forked; "+
 			"keep both and do not start it", head.Tree.N, public.Tree.Hash, head.Tree.Hash)
 	}
-	_, err := s.timestampAfter(head.TimestampMillis, loadPatience)
-	return err
+	if _, err := s.timestampAfter(head.TimestampMillis, loadPatience); err != nil {
+		if head.TimestampMillis > s.signed.Load() {
+			// Another machine with another clock signed it. Time will tell.
+			return fmt.Errorf("the lock was signed by a clock that is ahead of this one: %v", err) // %v: not fatal
+		}
+		return err
+	}
+	return nil
+}
+
+// checkBeyond refuses tiles of a larger tree: the lock and what is public were
+// set back together, and SCTs of what is forgotten are out.
+func (s *Sequencer) checkBeyond(ctx context.Context, head tlog.Tree) error {
+	l, ok := s.cfg.Bucket.(storage.Lister)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 6*callTimeout)
+	defer cancel()
+	path, least, err := tiles.Beyond(ctx, l, head.N)
+	switch {
+	case err != nil:
+		return err
+	case path != "":
+		return fatalf("the storage has %s, a tile of a tree of %d entries or more, but the lock knows %d: lock and checkpoint were set back, "+
+			"and going on would fork the log; bring back the newest lock", path, least, head.N)
+	}
+	return nil
 }
 
 // recover publishes the round that was committed but not wholly published.

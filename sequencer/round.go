@@ -91,6 +91,7 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	if err != nil {
 		return err
 	}
+	l.s.signed.Store(timestamp)
 	if next.held, err = l.commit(ctx, raw); err != nil {
 		return err
 	}
@@ -276,7 +277,14 @@ func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c checkpo
 	defer s.time("checkpoint")()
 	o := storage.Object{Path: checkpointPath, ContentType: "text/plain; charset=utf-8", CacheControl: "no-store"}
 	fence := func(current []byte) ([]byte, error) {
-		if current == nil || bytes.Equal(current, raw) {
+		if bytes.Equal(current, raw) {
+			return raw, nil
+		}
+		if current == nil && c.Tree.N > 0 {
+			// A log that has none was retired, or lost its storage meanwhile.
+			return nil, fatalf("the published checkpoint is gone, of a log of %d entries: bring the storage back", c.Tree.N)
+		}
+		if current == nil {
 			return raw, nil
 		}
 		old, err := s.signer.Verifier().Open(current)

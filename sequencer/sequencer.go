@@ -58,6 +58,8 @@ type Config struct {
 	Key    *logkey.Key // signs checkpoints
 	Grease bool        // add unverifiable signature lines (CKP-17)
 
+	// Bucket is looked through for tiles that the lock does not know of if it is
+	// a storage.Lister, which it should be.
 	Bucket storage.Bucket
 	Lock   lock.Store
 	LockID string // the log's cell in Lock
@@ -104,6 +106,7 @@ type Sequencer struct {
 	dropping chan struct{}
 
 	latest atomic.Pointer[checkpoint.Checkpoint] // newest published
+	signed atomic.Int64                          // newest timestamp that this process signed, in ms
 
 	// ctx ends the operations of rounds; only Close cancels it, late.
 	ctx    context.Context
@@ -279,8 +282,8 @@ func (s *Sequencer) Close() error {
 	s.closed.Do(func() { close(s.closing) })
 	grace := time.AfterFunc(closeGrace, s.cancel)
 	<-s.finished
-	grace.Stop()
 	s.end()
+	grace.Stop()
 	s.metrics.unregister(s.cfg.Registerer)
 	return s.Err()
 }

@@ -114,7 +114,7 @@ func (l *Log) withoutStorage(ctx context.Context) error {
 
 // never judges a log that has neither a checkpoint nor a cell, or no key.
 func (l *Log) never(ctx context.Context) error {
-	tile, err := anyTile(ctx, l.parts.Bucket)
+	tile, err := tiles.Any(ctx, l.parts.Bucket)
 	switch {
 	case err != nil:
 		return err
@@ -219,7 +219,7 @@ func (l *Log) prove(ctx context.Context, public checkpoint.Checkpoint) (done boo
 	}
 	further, least := "", int64(0)
 	if err == nil {
-		further, least, err = beyond(ctx, l.parts.Bucket, tree.N)
+		further, least, err = tiles.Beyond(ctx, l.parts.Bucket, tree.N)
 	}
 	if err == nil && further == "" {
 		return true, nil

@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
-	"kiln/internal/daemon"
 	"kiln/storage"
 	"kiln/tiles"
 )
@@ -70,38 +69,4 @@ func viewOf(ctx context.Context, bucket storage.Bucket, public, head tlog.Tree) 
 func damaged(err error) bool {
 	var corrupt *tiles.CorruptError
 	return errors.As(err, &corrupt) || errors.Is(err, storage.ErrNotFound) || errors.Is(err, tiles.ErrNotProved)
-}
-
-// beyond returns the path of an object that only a larger tree than that of a
-// size has, and how many entries such a tree has at least; "" if there is none.
-// Tiles are published after the lock has moved, so it proves that the lock was
-// once that far. Level 0 alone is enough: a tree that has grown has a wider tile at
-// the old right edge, and keeps the full one for good.
-func beyond(ctx context.Context, bucket daemon.Bucket, size int64) (path string, least int64, err error) {
-	edge := tlog.Tile{H: tiles.Height, L: 0, N: size / tiles.Width, W: tiles.Width}
-	least = size
-	err = bucket.List(ctx, tiles.Path(edge), func(i storage.Info) error {
-		t, err := tiles.ParsePath(i.Path)
-		if err == nil && t.L == 0 && t.N == edge.N && t.N*tiles.Width+int64(t.W) > least {
-			path, least = i.Path, t.N*tiles.Width+int64(t.W)
-		}
-		return nil
-	})
-	if err != nil {
-		return "", 0, fmt.Errorf("look for tiles beyond %d entries: %w", size, err)
-	}
-	return path, least, nil
-}
-
-// anyTile returns the path of some tile, "" if there is none.
-func anyTile(ctx context.Context, bucket daemon.Bucket) (path string, err error) {
-	enough := errors.New("enough")
-	err = bucket.List(ctx, "tile/", func(i storage.Info) error {
-		path = i.Path
-		return enough
-	})
-	if err != nil && !errors.Is(err, enough) {
-		return "", fmt.Errorf("look for tiles: %w", err)
-	}
-	return path, nil
 }
