@@ -12,6 +12,7 @@ package catchup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -33,8 +34,6 @@ const progressInterval = 10 * time.Second
 type Cache interface {
 	// Covered is the index below which the cache has every entry.
 	Covered() int64
-	// Reset makes it empty.
-	Reset(ctx context.Context) error
 	// Put puts entries, all or none.
 	Put(ctx context.Context, keys []entry.Key, placements []entry.Placement) error
 }
@@ -74,17 +73,22 @@ func (f *Filler) All(ctx context.Context, tree tlog.Tree) error {
 	return f.From(ctx, tree, max(0, f.Cache.Covered()))
 }
 
-// Begin empties a cache that is ahead of the tree: it was written beside another,
-// longer one, so none of it counts.
-func (f *Filler) Begin(ctx context.Context, tree tlog.Tree) error {
-	covered := f.Cache.Covered()
-	if covered <= tree.N {
-		return nil
-	}
-	f.Logger.Error("deduplication cache is ahead of the tree, which no crash explains: making it anew from the tiles",
-		"tree_size", tree.N, "leaf_index", covered)
-	if err := f.Cache.Reset(ctx); err != nil {
-		return &CacheError{fmt.Errorf("reset deduplication cache: %w", err)}
+// ErrAhead says that the cache has entries that the tree does not: a log that was
+// set back. Its SCTs of those are out, so that going on would fork it. The cache
+// is the evidence, and stays as it is.
+var ErrAhead = errors.New("the deduplication cache knows entries that the log does not: lock and storage were set back to an old copy, " +
+	"and going on would fork the log; bring back the newest ones. If there are none the log is over. " +
+	"Only if the cache cannot be of this log's own past, remove its file")
+
+// Begin refuses a cache that is ahead of the tree, as ErrAhead.
+func (f *Filler) Begin(_ context.Context, tree tlog.Tree) error {
+	return CheckAhead(f.Cache, tree.N)
+}
+
+// CheckAhead returns ErrAhead if a cache has entries from a size on.
+func CheckAhead(c Cache, size int64) error {
+	if covered := c.Covered(); covered > size {
+		return fmt.Errorf("cache with %d entries, log with %d: %w", covered, size, ErrAhead)
 	}
 	return nil
 }

@@ -20,16 +20,10 @@ import (
 type list struct {
 	indexes []int64
 	covered int64
-	resets  int
 	fail    error
 }
 
 func (l *list) Covered() int64 { return l.covered }
-
-func (l *list) Reset(context.Context) error {
-	l.indexes, l.covered, l.resets = nil, 0, l.resets+1
-	return l.fail
-}
 
 func (l *list) Put(_ context.Context, keys []entry.Key, placements []entry.Placement) error {
 	if l.fail != nil {
@@ -131,8 +125,7 @@ func TestFaults(t *testing.T) {
 		fault   func(*mem.Bucket, *list) error
 		ofCache bool
 	}{
-		"put":   {func(_ *mem.Bucket, c *list) error { c.fail = errors.New("full"); return nil }, true},
-		"reset": {func(_ *mem.Bucket, c *list) error { c.fail, c.covered = errors.New("full"), 1000; return nil }, true},
+		"put": {func(_ *mem.Bucket, c *list) error { c.fail = errors.New("full"); return nil }, true},
 		"tile": {func(b *mem.Bucket, _ *list) error {
 			return b.Corrupt("tile/data/000", func(b []byte) []byte { return b[1:] })
 		}, false},

@@ -20,6 +20,7 @@ import (
 	"kiln/internal/catchup"
 	"kiln/internal/config"
 	"kiln/internal/logkey"
+	lockmem "kiln/lock/mem"
 	"kiln/storage/mem"
 	"kiln/tiles"
 )
@@ -63,7 +64,6 @@ type fakeCache struct {
 	mu      sync.Mutex
 	rows    map[entry.Key]entry.Placement
 	covered int64
-	resets  int
 	fail    error
 }
 
@@ -73,14 +73,6 @@ func (c *fakeCache) Covered() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.covered
-}
-
-func (c *fakeCache) Reset(context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	clear(c.rows)
-	c.covered, c.resets = 0, c.resets+1
-	return c.fail
 }
 
 func (c *fakeCache) Put(_ context.Context, keys []entry.Key, placements []entry.Placement) error {
@@ -143,23 +135,25 @@ func TestCatchUpAtStart(t *testing.T) {
 	if err := u.start(t.Context(), g.edge.Tree()); err != nil {
 		t.Fatal(err)
 	}
-	if len(c.rows) != 5 || c.Covered() != catchup.Batch+305 || c.resets != 0 {
-		t.Errorf("%d rows put, covered %d, %d resets", len(c.rows), c.Covered(), c.resets)
+	if len(c.rows) != 5 || c.Covered() != catchup.Batch+305 {
+		t.Errorf("%d rows put, covered %d", len(c.rows), c.Covered())
 	}
 }
 
-func TestCatchUpForgetsTheFuture(t *testing.T) {
+// A cache that knows more than the tree is evidence that the log was set back:
+// it stops the start, and stays.
+func TestCatchUpRefusesTheFuture(t *testing.T) {
 	t.Parallel()
 	g := newGrowingTree()
 	g.grow(t, 10)
 	c := newFakeCache()
 	c.covered, c.rows[entry.Key{1}] = 11, entry.Placement{Index: 10}
-	if err := newCatchUp(g, c, slog.New(slog.DiscardHandler)).start(t.Context(), g.edge.Tree()); err != nil {
-		t.Fatal(err)
+	err := newCatchUp(g, c, slog.New(slog.DiscardHandler)).start(t.Context(), g.edge.Tree())
+	if broken := new(catchup.CacheError); !errors.Is(err, catchup.ErrAhead) || errors.As(err, &broken) {
+		t.Errorf("error %v", err)
 	}
-	c.wantHeld(t, g, 10)
-	if len(c.rows) != 10 || c.resets != 1 {
-		t.Errorf("%d rows after %d resets, want 10 after 1", len(c.rows), c.resets)
+	if len(c.rows) != 1 || c.covered != 11 {
+		t.Errorf("the cache was changed: %d rows, covered %d", len(c.rows), c.covered)
 	}
 }
 
@@ -185,7 +179,6 @@ func TestCatchUpTellsCacheFromTiles(t *testing.T) {
 		wantText string
 	}{
 		"put fails":         {func(_ *testing.T, _ *growingTree, c *fakeCache) { c.fail = errors.New("disk full") }, true, "disk full"},
-		"reset fails":       {func(_ *testing.T, _ *growingTree, c *fakeCache) { c.fail, c.covered = errors.New("disk full"), 1000 }, true, "disk full"},
 		"cache lies":        {func(_ *testing.T, _ *growingTree, c *fakeCache) { c.covered = -1 << 40 }, true, "entries"},
 		"data tile damaged": {damage("tile/data/000"), false, "tile/data/000"},
 		"data tile gone": {func(t *testing.T, g *growingTree, _ *fakeCache) {
@@ -324,7 +317,11 @@ func TestOpenDedup(t *testing.T) {
 				now: time.Now, log: slog.New(slog.DiscardHandler), bucket: g.bucket, latest: g.edge.Tree,
 				metrics: newLogMetrics(nil, func() float64 { return 0 }),
 			}
-			err := l.openDedup(t.Context())
+			l.parts = &Parts{Conf: l.conf, Key: key, Lock: lockmem.New(), LockID: "one"}
+			err := l.openCache(t.Context())
+			if err == nil {
+				err = l.openDedup(t.Context())
+			}
 			if (err == nil) != test.starts || (l.dedup != nil) != test.cached {
 				t.Errorf("%v, with cache: %v; want start %v, cache %v", err, l.dedup != nil, test.starts, test.cached)
 			}

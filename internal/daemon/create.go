@@ -56,7 +56,22 @@ func CreateLog(ctx context.Context, cfg *config.Config, conf config.Log, opts Op
 	if p.Lock, err = b.lock(ctx, conf); err != nil {
 		return err
 	}
+	if err := p.refuseRemains(ctx); err != nil {
+		return err
+	}
 	return p.create(ctx, opts)
+}
+
+// refuseRemains refuses to make a log whose deduplication cache is there already
+// although the lock knows nothing of it: the paths, or the servers behind them,
+// are others than they were.
+func (p *Parts) refuseRemains(ctx context.Context) error {
+	committed, err := hasCell(ctx, p.Lock, p.LockID)
+	if err != nil || committed || !present(p.Conf.Dedup) {
+		return err
+	}
+	return fmt.Errorf("%s is there, so that there was a log, but neither storage nor lock know of it (storage %s, lock %s): "+
+		"correct where they are, or remove that file if it is not this log's", p.Conf.Dedup, p.Conf.Storage, p.Conf.Lock)
 }
 
 // create makes the log of parts that are there.

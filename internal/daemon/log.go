@@ -65,6 +65,7 @@ type runningLog struct {
 	sequencer *sequencer.Sequencer
 	latest    func() tlog.Tree // the newest published tree
 	dedup     *dedup.Cache     // nil: the log does without
+	dedupErr  error            // why it could not be opened
 	validator *chain.Validator
 	issuers   *issuers
 	life      atomic.Pointer[reader.Life]
@@ -86,7 +87,7 @@ func openLog(ctx context.Context, parts *Parts, v *chain.Validator, opts Options
 	l.readOnlyAfter = l.readOnlyTime()
 	l.life.Store(new(reader.Life))
 	for _, step := range []func(context.Context) error{
-		l.openValidator, l.openSequencer, l.openDedup, l.openBatchers, l.openReader, l.openLife,
+		l.openValidator, l.openCache, l.openSequencer, l.openDedup, l.openBatchers, l.openReader, l.openLife,
 	} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(fmt.Errorf("log %s: %w", conf.Name, err), l.close())
@@ -135,29 +136,45 @@ func (l *runningLog) openSequencer(ctx context.Context) (err error) {
 	return nil
 }
 
-// openDedup opens the long-term cache and catches it up from the tiles. A cache
-// that cannot be used costs duplicates, not the log; a tile that cannot be read
-// is a fault of the log.
-func (l *runningLog) openDedup(ctx context.Context) error {
+// openCache opens the long-term cache before anything is signed: one that knows
+// more than the lock says that the log was set back.
+func (l *runningLog) openCache(ctx context.Context) error {
 	secret, err := l.key.Derive(dedupLabel)
 	if err != nil {
 		return err
 	}
-	c, err := dedup.Open(ctx, dedup.Config{Path: l.conf.Dedup, Secret: secret, Logger: l.log, Registerer: l.reg})
-	if err != nil {
-		return l.withoutDedup(ctx, err)
+	l.dedup, l.dedupErr = dedup.Open(ctx, dedup.Config{Path: l.conf.Dedup, Secret: secret, Logger: l.log, Registerer: l.reg})
+	if l.dedupErr != nil {
+		return nil // see openDedup
+	}
+	l.onClose(l.dedup.Close)
+	// What is wrong with the lock itself, the sequencer says.
+	if _, head, err := l.parts.Committed(ctx); err == nil {
+		if err := catchup.CheckAhead(l.dedup, head.Tree.N); err != nil {
+			return fmt.Errorf("%s: %w", l.conf.Dedup, err)
+		}
+	}
+	return nil
+}
+
+// openDedup catches the long-term cache up from the tiles. A cache that cannot
+// be used costs duplicates, not the log; a tile that cannot be read is a fault
+// of the log.
+func (l *runningLog) openDedup(ctx context.Context) error {
+	c := l.dedup
+	if l.dedupErr != nil {
+		l.dedup = nil
+		return l.withoutDedup(ctx, l.dedupErr)
 	}
 	catchUp := &catchUp{bucket: l.bucket, cache: c, now: l.now, log: l.log, metrics: l.metrics}
 	if err := catchUp.start(ctx, l.latest()); err != nil {
-		err = errors.Join(err, c.Close())
+		l.dedup = nil
 		if broken := new(catchup.CacheError); errors.As(err, &broken) {
 			return l.withoutDedup(ctx, err)
 		}
 		return fmt.Errorf("read entries back from storage %s: %w", l.conf.Storage, err)
 	}
-	l.dedup = c
 	l.metrics.dedupUp.Set(1)
-	l.onClose(c.Close)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -148,6 +148,24 @@ func (p *Parts) whole(published []byte, committed bool) error {
 		"else make the log first: %w", conf.Lock, ErrNotCreated)
 }
 
+// Committed reads what the lock says of the log: the version it holds, and the
+// checkpoint in it, whose signature was verified.
+func (p *Parts) Committed(ctx context.Context) (lock.Held, checkpoint.Checkpoint, error) {
+	held, err := p.Lock.Load(ctx, p.LockID)
+	if err != nil {
+		return held, checkpoint.Checkpoint{}, fmt.Errorf("read lock: %w", err)
+	}
+	v, err := checkpoint.NewVerifier(p.Conf.Origin, p.Key.SPKI())
+	if err != nil {
+		return held, checkpoint.Checkpoint{}, err
+	}
+	head, err := v.Open(held.Body)
+	if err != nil {
+		return held, head, fmt.Errorf("the lock's checkpoint was not signed by this log: %w", err)
+	}
+	return held, head, nil
+}
+
 // checkSigned says whether a published checkpoint is one of this log's key.
 func (p *Parts) checkSigned(published []byte) error {
 	v, err := checkpoint.NewVerifier(p.Conf.Origin, p.Key.SPKI())

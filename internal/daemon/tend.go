@@ -27,6 +27,13 @@ func (p *Parts) Claim() (release func(), err error) {
 	return locks.release, nil
 }
 
+// Exclusive reports whether a claim keeps all others from writing to the log:
+// what is on S3 or etcd, other machines may have.
+func (p *Parts) Exclusive() bool {
+	_, _, onS3 := p.Conf.StorageS3()
+	return !onS3 && onSQLite(p.Conf)
+}
+
 // Seal freezes the log for good with a sequencer of its own, and returns the
 // final checkpoint. It may be repeated. Sequencers that run elsewhere let go of
 // the log; whoever has it on this machine has to be gone, see [Parts.Claim].

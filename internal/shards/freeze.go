@@ -70,6 +70,9 @@ func freeze(ctx context.Context, p *daemon.Parts, c FreezeConfig, opts daemon.Op
 // for a while: on another machine the log may be in the midst of its rounds, one
 // of which then wins over ours; that one seals it, at last.
 func sealed(ctx context.Context, p *daemon.Parts, mark lifecycle.Mark, c FreezeConfig, opts daemon.Options) (*Final, error) {
+	if f, err := sealedElsewhere(ctx, p, c); err != nil || f != nil {
+		return f, err
+	}
 	for began := time.Now(); ; {
 		sealErr := seal(ctx, p, mark, opts)
 		f, err := LoadFinal(ctx, p)
@@ -93,6 +96,43 @@ func sealed(ctx context.Context, p *daemon.Parts, mark lifecycle.Mark, c FreezeC
 			return nil, err
 		}
 	}
+}
+
+// signPatience is how long it takes to see that somebody signs for a log, who
+// does so every 3 s when idle.
+const signPatience = 4 * time.Second
+
+// sealedElsewhere leaves it to a process on another machine that signs for the
+// log, with the clock that all of its checkpoints are of, to seal it. It returns
+// nil if there is none, or if it does not do it in time.
+func sealedElsewhere(ctx context.Context, p *daemon.Parts, c FreezeConfig) (*Final, error) {
+	if p.Exclusive() || c.Patience == 0 {
+		return nil, nil
+	}
+	first, _, err := p.Committed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	limit := signPatience
+	for began := time.Now(); time.Since(began) < limit; {
+		if err := sleep(ctx, lookInterval); err != nil {
+			return nil, err
+		}
+		if c.Waiting != nil {
+			c.Waiting(int64(time.Since(began)/time.Second), int64(limit/time.Second))
+		}
+		if f, err := LoadFinal(ctx, p); err != nil || f != nil {
+			return f, err
+		}
+		now, _, err := p.Committed(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if now.Version != first.Version {
+			limit = min(c.Patience, faultPatience)
+		}
+	}
+	return nil, nil
 }
 
 // seal ends the last round of a log that no process of this machine has.

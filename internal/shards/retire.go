@@ -9,7 +9,6 @@ import (
 	"kiln/checkpoint"
 	"kiln/internal/daemon"
 	"kiln/internal/lifecycle"
-	"kiln/lock"
 )
 
 // DefaultKeep is how long after the end of its window a log is kept. Programmes
@@ -95,7 +94,7 @@ func inspect(ctx context.Context, p *daemon.Parts, c RetireConfig, now time.Time
 // agree refuses a log of which lock and storage do not both have the final
 // tree: something went wrong there, and what is left is the evidence.
 func (r *Retirement) agree(ctx context.Context, p *daemon.Parts) error {
-	_, head, err := committed(ctx, p)
+	_, head, err := p.Committed(ctx)
 	if err != nil {
 		return err
 	}
@@ -117,19 +116,6 @@ func (r *Retirement) agree(ctx context.Context, p *daemon.Parts) error {
 			public.Tree.N, public.Tree.Hash, r.Final.Head.Tree.N, r.Final.Head.Tree.Hash)
 	}
 	return nil
-}
-
-// committed returns what the lock has.
-func committed(ctx context.Context, p *daemon.Parts) (lock.Held, checkpoint.Checkpoint, error) {
-	held, err := p.Lock.Load(ctx, p.LockID)
-	if err != nil {
-		return held, checkpoint.Checkpoint{}, fmt.Errorf("read lock: %w", err)
-	}
-	head, err := open(p, held.Body)
-	if err != nil {
-		return held, head, fmt.Errorf("the lock's checkpoint was not signed by this log: %w", err)
-	}
-	return held, head, nil
 }
 
 // ErrBlocked says that a log may not be retired yet.
@@ -183,7 +169,7 @@ func retire(ctx context.Context, p *daemon.Parts, c RetireConfig, opts daemon.Op
 
 // quiet waits until the lock of a log stands still.
 func quiet(ctx context.Context, p *daemon.Parts, patience time.Duration) error {
-	held, _, err := committed(ctx, p)
+	held, _, err := p.Committed(ctx)
 	if err != nil {
 		return err
 	}
@@ -192,7 +178,7 @@ func quiet(ctx context.Context, p *daemon.Parts, patience time.Duration) error {
 		if err := sleep(ctx, quietLook); err != nil {
 			return err
 		}
-		seen, _, err := committed(ctx, p)
+		seen, _, err := p.Committed(ctx)
 		switch {
 		case err != nil:
 			return err
@@ -216,7 +202,7 @@ func fence(ctx context.Context, p *daemon.Parts, final checkpoint.Checkpoint, no
 		return err
 	}
 	for range fenceTries {
-		held, head, loadErr := committed(ctx, p)
+		held, head, loadErr := p.Committed(ctx)
 		if loadErr != nil {
 			return loadErr
 		}
