@@ -296,6 +296,18 @@ func TestRefusalsInDocs(t *testing.T) {
 	}
 }
 
+// TestPackagesInReadme checks that the package maps of README.md have every
+// package, but the suites of the contracts.
+func TestPackagesInReadme(t *testing.T) {
+	t.Parallel()
+	readme := readFile(t, "README.md")
+	sources(t, false, parser.PackageClauseOnly, func(pkg, path string, _ *ast.File) {
+		if pkg != "." && !strings.HasSuffix(pkg, "test") && !strings.Contains(readme, "`"+pkg+"`") {
+			t.Errorf("%s: README.md has no row for package %s", path, pkg)
+		}
+	})
+}
+
 // TestLinks checks that relative links between the documents lead somewhere.
 func TestLinks(t *testing.T) {
 	t.Parallel()
