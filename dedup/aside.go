@@ -17,12 +17,14 @@ const maxAside = 4
 // database that is not its own.
 var companions = [...]string{"-wal", "-shm", ""}
 
+func asidePath(path string, n int) string { return fmt.Sprintf("%s.bad-%d", path, n) }
+
 // setAside moves a damaged or foreign file, with its companions, to the first
 // free name.bad-N and returns that name.
 func setAside(path string) (string, error) {
 	to := ""
 	for n := 1; n <= maxAside; n++ {
-		to = fmt.Sprintf("%s.bad-%d", path, n)
+		to = asidePath(path, n)
 		if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
 			break
 		}

@@ -31,8 +31,8 @@ const SecretSize = 32
 
 // Config says where a cache is and whose it is. Path and Secret are required.
 type Config struct {
-	// Path of the SQLite file. Its directory is made if missing. One process at
-	// a time may have it open.
+	// Path of the SQLite file. Its directory is made if missing. One Cache at a
+	// time may have it open, in any process; a file Path.lock stays beside it.
 	Path string
 
 	// Secret of the log, 32 bytes: it keys the MAC of every row, so that a file
@@ -54,6 +54,8 @@ type Cache struct {
 	logger  *slog.Logger
 	metrics *metrics
 
+	release func()                // of the lock on the file
+	closed  bool                  // owned by the writer: Close was called
 	store   atomic.Pointer[store] // nil: closed
 	write   chan struct{}         // holds one token; its taker is the writer
 	held    coverage              // owned by the writer
@@ -67,8 +69,8 @@ type Cache struct {
 // SQLite file, is damaged as far as a cheap look shows, was marked as damaged
 // by an earlier use, or belongs to another secret, is moved to PATH.bad-N (the
 // first four are kept) and logged at ERROR; the cache then begins empty. What is
-// left to fail is the directory: not writable, disk full, or in use by another
-// process. The context governs the opening only.
+// left to fail is the directory, not writable or on a full disk, and a file that is
+// open already, which is [ErrInUse]. The context governs the opening only.
 func Open(ctx context.Context, cfg Config) (*Cache, error) {
 	if len(cfg.Secret) != SecretSize {
 		return nil, fmt.Errorf("open dedup cache %s: secret has %d bytes, want %d", cfg.Path, len(cfg.Secret), SecretSize)
@@ -88,7 +90,11 @@ func Open(ctx context.Context, cfg Config) (*Cache, error) {
 	if c.logger == nil {
 		c.logger = slog.New(slog.DiscardHandler)
 	}
+	if c.release, err = takeFile(path); err != nil {
+		return nil, fmt.Errorf("open dedup cache %s: %w", path, err)
+	}
 	if err := c.open(ctx); err != nil {
+		c.release()
 		return nil, fmt.Errorf("open dedup cache %s: %w", path, err)
 	}
 	c.write <- struct{}{}
@@ -181,6 +187,9 @@ func (c *Cache) Reset(ctx context.Context) error {
 		return fmt.Errorf("reset dedup cache: %w", err)
 	}
 	defer c.unlock()
+	if c.closed {
+		return fmt.Errorf("reset dedup cache: %w", errClosed)
+	}
 	if st := c.store.Swap(nil); st != nil {
 		// Whatever cannot be written back any more is removed next.
 		_ = st.close()
@@ -200,6 +209,10 @@ func (c *Cache) Reset(ctx context.Context) error {
 func (c *Cache) Close() error {
 	<-c.write
 	defer c.unlock()
+	if !c.closed {
+		c.closed = true
+		defer c.release()
+	}
 	st := c.store.Swap(nil)
 	if st == nil {
 		return nil

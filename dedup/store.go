@@ -48,6 +48,9 @@ PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA temp_store = ME
 // damaged or foreign, and that a new one has to take its place.
 var errBadFile = errors.New("not a sound cache file of this log")
 
+// errSuspect says it of a file that was marked.
+var errSuspect = fmt.Errorf("%w: damage was found while it was in use", errBadFile)
+
 // store is one open database: one connection that writes, several that read.
 type store struct {
 	writer, readers *sql.DB
@@ -65,11 +68,16 @@ type connector struct {
 func (c connector) Connect(context.Context) (driver.Conn, error) { return c.driver.Open(c.dsn) }
 func (c connector) Driver() driver.Driver                        { return c.driver }
 
-func openDB(path, pragmas string, conns int) *sql.DB {
+// openDB opens a file; options are names and values in the place of, or besides,
+// what is usual.
+func openDB(path, pragmas string, conns int, options ...string) *sql.DB {
 	query := url.Values{
 		"_txlock":          {"immediate"},
 		"_busy_timeout":    {"5000"},
 		"_stmt_cache_size": {"16"},
+	}
+	for i := 0; i+1 < len(options); i += 2 {
+		query.Set(options[i], options[i+1])
 	}
 	dsn := url.URL{Scheme: "file", Path: path, RawQuery: query.Encode()}
 	db := sql.OpenDB(connector{dsn: dsn.String(), driver: &sqlite3.SQLiteDriver{
@@ -87,7 +95,7 @@ func openDB(path, pragmas string, conns int) *sql.DB {
 // errBadFile if only a new file helps.
 func openStore(ctx context.Context, path string, s *sealer) (*store, error) {
 	if isSuspect(path) {
-		return nil, fmt.Errorf("%w: damage was found while it was in use", errBadFile)
+		return nil, errSuspect
 	}
 	st := &store{
 		writer:  openDB(path, writerPragmas, 1),
@@ -122,40 +130,46 @@ func classify(err error) error {
 	return err
 }
 
-// load checks that the file is ours and sound as far as is cheap: its header,
-// schema, secret, and both ends of the rows. It fills an empty one.
+// load checks the file, and fills an empty one.
 func (st *store) load(ctx context.Context, s *sealer) error {
 	tx, err := st.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	schema, err := readSchema(ctx, tx)
+	empty, err := st.check(ctx, tx, s)
+	if err == nil && empty {
+		err = create(ctx, tx, s)
+	}
 	if err != nil {
 		return err
+	}
+	return tx.Commit()
+}
+
+// check reports whether the file is empty; else it checks that it is ours and
+// sound as far as is cheap: its header, schema, secret, and both ends of the rows.
+func (st *store) check(ctx context.Context, tx *sql.Tx, s *sealer) (empty bool, err error) {
+	schema, err := readSchema(ctx, tx)
+	if err != nil {
+		return false, err
 	}
 	var id, version int64
 	if err := tx.QueryRowContext(ctx, `SELECT application_id, user_version FROM pragma_application_id, pragma_user_version`).
 		Scan(&id, &version); err != nil {
-		return err
+		return false, err
 	}
 	switch {
 	case len(schema) == 0 && id == 0 && version == 0:
-		if err := create(ctx, tx, s); err != nil {
-			return err
-		}
+		return true, nil
 	case id != applicationID:
-		return fmt.Errorf("%w: application_id is %#x, want %#x", errBadFile, id, applicationID)
+		return false, fmt.Errorf("%w: application_id is %#x, want %#x", errBadFile, id, applicationID)
 	case version != schemaVersion:
-		return fmt.Errorf("%w: user_version is %d, want %d", errBadFile, version, schemaVersion)
+		return false, fmt.Errorf("%w: user_version is %d, want %d", errBadFile, version, schemaVersion)
 	case !maps.Equal(schema, map[string]string{"placements": createRows, "meta": createMeta}):
-		return fmt.Errorf("%w: its tables are not those of a cache", errBadFile)
-	default:
-		if err := st.verify(ctx, tx, s); err != nil {
-			return err
-		}
+		return false, fmt.Errorf("%w: its tables are not those of a cache", errBadFile)
 	}
-	return tx.Commit()
+	return false, st.verify(ctx, tx, s)
 }
 
 func readSchema(ctx context.Context, tx *sql.Tx) (map[string]string, error) {

@@ -57,6 +57,8 @@ func commands() []command {
 		fsckCommand(),
 		restoreCommand(),
 		gcCommand(),
+		dedupStatCommand(),
+		dedupRebuildCommand(),
 		keysNewCommand(),
 		keysShowCommand(),
 		keysCheckCommand(),
@@ -76,6 +78,7 @@ type group struct{ name, summary string }
 func groups() []group {
 	return []group{
 		{"roots", "follow the root programmes"},
+		{"dedup", "look after deduplication caches"},
 		{"keys", "make, show and check the keys of logs"},
 		{"shards", "look after the shards of a series, from their making to their end"},
 	}

@@ -144,6 +144,9 @@ func (l *runningLog) openCache(ctx context.Context) error {
 		return err
 	}
 	l.dedup, l.dedupErr = dedup.Open(ctx, dedup.Config{Path: l.conf.Dedup, Secret: secret, Logger: l.log, Registerer: l.reg})
+	if errors.Is(l.dedupErr, dedup.ErrInUse) {
+		return fmt.Errorf("%w: is kiln dedup rebuild running? wait until it has ended", l.dedupErr)
+	}
 	if l.dedupErr != nil {
 		return nil // see openDedup
 	}
