@@ -27,9 +27,10 @@ func (scriptTB) Helper()            {}
 func (t scriptTB) TempDir() string  { return t.dir }
 func (t scriptTB) Cleanup(f func()) { t.Defer(f) }
 
-// agedLog is "agedlog FOLDER ENTRIES AGE PARALLEL": makes a log with as many
+// agedLog is "agedlog FOLDER ENTRIES AGE PARALLEL [s3]": makes a log with as many
 // entries, so many of them submitted at a time (1: each in a round of its own),
-// that was last served that long ago.
+// that was last served that long ago. With s3 a server runs beside the script,
+// and keeps its objects below FOLDER too.
 func agedLog(ts *testscript.TestScript, _ bool, args []string) {
 	folder := ts.MkAbs(args[0])
 	ts.Check(os.MkdirAll(folder, 0o755))
@@ -39,7 +40,12 @@ func agedLog(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	parallel, err := strconv.Atoi(args[3])
 	ts.Check(err)
+	backend, objects := testlogs.Embedded, "log"
+	if len(args) > 4 {
+		backend, objects = testlogs.S3, "s3"
+	}
 	log := testlogs.Start(scriptTB{ts, folder}, testlogs.Options{
+		Backend: backend,
 		Daemon: daemon.Options{Now: func() time.Time { return time.Now().Add(-age) }},
 	})
 	client := log.Client()
@@ -58,7 +64,7 @@ func agedLog(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(g.Wait())
 	log.Stop()
 	old := time.Now().Add(-age)
-	ts.Check(filepath.WalkDir(log.Conf.Storage, func(path string, d fs.DirEntry, err error) error {
+	ts.Check(filepath.WalkDir(filepath.Join(folder, objects), func(path string, d fs.DirEntry, err error) error {
 		return errors.Join(err, os.Chtimes(path, old, old))
 	}))
 }
