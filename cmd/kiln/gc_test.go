@@ -46,7 +46,7 @@ func agedLog(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	log := testlogs.Start(scriptTB{ts, folder}, testlogs.Options{
 		Backend: backend,
-		Daemon: daemon.Options{Now: func() time.Time { return time.Now().Add(-age) }},
+		Daemon:  daemon.Options{Now: func() time.Time { return time.Now().Add(-age) }},
 	})
 	client := log.Client()
 	var g errgroup.Group
