@@ -18,7 +18,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
 	"strings"
 	"time"
@@ -70,12 +69,9 @@ type Bucket struct {
 	reads   *hedger // of objects that never change
 	creates *hedger
 
-	// turns are held by writers of objects whose paths hash to them: by Updates,
-	// so that those of one process do not fail each other's swaps, and by
-	// Creates that have no conditional write to rely on.
-	turns [64]chan struct{}
-	seed  maphash.Seed
-
+	// turns are held by Updates, so that those of one process do not fail each
+	// other's swaps, and by Creates that have no conditional write to rely on.
+	turns   turns
 	written written
 }
 
@@ -109,10 +105,7 @@ func open(conf Config) (*Bucket, error) {
 	b := &Bucket{
 		client: conf.Client, bucket: conf.Bucket, prefix: conf.Prefix, without: conf.Without,
 		logger: conf.Logger, metrics: newMetrics(), reg: conf.Registerer,
-		reads: newHedger(), creates: newHedger(), seed: maphash.MakeSeed(),
-	}
-	for i := range b.turns {
-		b.turns[i] = make(chan struct{}, 1)
+		reads: newHedger(), creates: newHedger(),
 	}
 	if b.prefix != "" {
 		b.prefix += "/"
@@ -174,18 +167,6 @@ func (b *Bucket) persist(ctx context.Context, op string, attempt func() error) e
 		if err := b.again(ctx, op, &backoff, err); err != nil {
 			return err
 		}
-	}
-}
-
-// turn waits until no other writer of this bucket is at an object, and returns
-// what lets the next one at it.
-func (b *Bucket) turn(ctx context.Context, key string) (done func(), err error) {
-	turn := b.turns[maphash.String(b.seed, key)%uint64(len(b.turns))]
-	select {
-	case turn <- struct{}{}:
-		return func() { <-turn }, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
 	}
 }
 
@@ -262,7 +243,7 @@ func (b *Bucket) writeHedged(ctx context.Context, key string, o storage.Object) 
 // createBlindly does without conditional writes. If what it finds afterwards is
 // another's, that one stays.
 func (b *Bucket) createBlindly(ctx context.Context, key string, o storage.Object) error {
-	done, err := b.turn(ctx, key)
+	done, err := b.turns.take(ctx, key)
 	if err != nil {
 		return err
 	}

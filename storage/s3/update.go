@@ -20,7 +20,7 @@ import (
 // swap fails, and the object is read.
 func (b *Bucket) Update(ctx context.Context, o storage.Object, next func(current []byte) ([]byte, error)) error {
 	return b.call("update", o.Path, func(key string) error {
-		done, err := b.turn(ctx, key)
+		done, err := b.turns.take(ctx, key)
 		if err != nil {
 			return err
 		}
