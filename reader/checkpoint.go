@@ -24,22 +24,35 @@ type newest struct {
 	refused []byte                // guarded by mu; told to the operator
 }
 
-// readCheckpoint returns the newest checkpoint. It looks into storage each time:
-// that is one small read, and whoever holds an SCT finds it covered.
+// readCheckpoint returns the newest checkpoint. It has storage looked into after
+// the call began, so that whoever holds an SCT finds it covered; calls at the same
+// time share that look, so that any number of them is one small read at a time.
 func (rd *Reader) readCheckpoint(ctx context.Context) ([]byte, checkpoint.Checkpoint, error) {
-	raw, err := rd.cfg.Bucket.Get(ctx, checkpointPath)
-	if err != nil {
+	if err := rd.checkpoints.wait(ctx); err != nil {
 		return nil, checkpoint.Checkpoint{}, fmt.Errorf("read checkpoint: %w", err)
 	}
 	n := &rd.newest
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.raw, n.opened, nil // at least as new as what was read
+}
+
+// lookForCheckpoint looks into storage for a newer checkpoint. After it was nil
+// there is one.
+func (rd *Reader) lookForCheckpoint(ctx context.Context) error {
+	raw, err := rd.cfg.Bucket.Get(ctx, checkpointPath)
+	if err != nil {
+		return err
+	}
+	n := &rd.newest
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.raw != nil && bytes.Equal(raw, n.raw) {
-		return n.raw, n.opened, nil
+		return nil
 	}
 	opened, err := n.verifier.Open(raw)
 	if err != nil {
-		return nil, checkpoint.Checkpoint{}, fmt.Errorf("read checkpoint: %w", err)
+		return err
 	}
 	switch {
 	case n.raw == nil || opened.Newer(n.opened):
@@ -52,10 +65,10 @@ func (rd *Reader) readCheckpoint(ctx context.Context) ([]byte, checkpoint.Checkp
 		}
 		rd.metrics.staleCheckpoints.Inc()
 	default:
-		// An older one: most often read just before the newer was.
+		// An older one, from a storage that is not the same for all who read it.
 		rd.metrics.staleCheckpoints.Inc()
 	}
-	return n.raw, n.opened, nil
+	return nil
 }
 
 // checkpointPage answers with the newest checkpoint. It is never limited.

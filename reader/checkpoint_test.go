@@ -1,9 +1,7 @@
 package reader
 
 import (
-	"context"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -87,33 +85,4 @@ func TestCheckpointUnreadable(t *testing.T) {
 	if w := r.do("GET", "/checkpoint"); w.Code != 200 || w.Body.String() != r.v.Checkpoints.Size0.Checkpoint {
 		t.Errorf("the empty log: got %d %s", w.Code, w.Body)
 	}
-}
-
-// TestCheckpointRace holds back a read of the old checkpoint until the new one
-// was served: the late reader gets the new one too.
-func TestCheckpointRace(t *testing.T) {
-	t.Parallel()
-	bucket := new(faultyBucket)
-	r := newRig(t, func(c *Config) { c.Bucket = bucket })
-	old, grown := []byte(r.v.Checkpoints.Size3.Checkpoint), r.sign(4, r.v.Checkpoints.Size3.TimestampMillis+1)
-	late, goOn := make(chan struct{}), make(chan struct{})
-	bucket.get = func(context.Context, string) ([]byte, error) {
-		late <- struct{}{}
-		<-goOn
-		return old, nil
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if w := r.do("GET", "/checkpoint"); w.Body.String() != string(grown) {
-			t.Errorf("the late reader got %s", w.Body)
-		}
-	})
-	<-late
-	// The late reader is inside its call of get, so this is no race.
-	bucket.get = func(context.Context, string) ([]byte, error) { return grown, nil }
-	if w := r.do("GET", "/checkpoint"); w.Body.String() != string(grown) {
-		t.Errorf("got %s", w.Body)
-	}
-	close(goOn)
-	wg.Wait()
 }

@@ -84,6 +84,8 @@ type Reader struct {
 	home    *homePage
 	limit   *limiter      // nil without a limit
 	slots   chan struct{} // holds one value for each object being read
+
+	checkpoints shared // its reads end soon after the last request for one
 }
 
 var _ http.Handler = (*Reader)(nil)
@@ -130,6 +132,7 @@ func New(cfg Config) (*Reader, error) {
 		newest: newest{verifier: verifier}, home: home,
 		slots: make(chan struct{}, cfg.MaxInFlight),
 	}
+	r.checkpoints.read = r.lookForCheckpoint
 	if cfg.ClientRate > 0 {
 		r.limit = newLimiter(cfg.ClientRate, cfg.ClientBurst, cfg.MaxClients)
 	}
