@@ -46,7 +46,8 @@ type S3 struct {
 	// CredentialsFile is for [LoadCredentials]. Empty means AWS's own chain:
 	// environment, shared files, instance role.
 	CredentialsFile string
-	// Parallel bounds the requests at a time, MinParallel to MaxParallel.
+	// Parallel bounds the requests at a time, MinParallel to MaxParallel: those
+	// of the logs and, apart from them, those for their monitors.
 	// Default DefaultParallel.
 	Parallel int
 	// Timeout is that of one attempt of a request, MinTimeout to MaxTimeout.

@@ -27,6 +27,14 @@ type Bucket interface {
 	storage.Lister
 }
 
+// The paths to an S3 server, each with a client, and so with a bound and
+// connections, of its own: what monitors ask for, which nobody can foresee, must
+// never hold up a commit or a submission. They are values of the label path.
+const (
+	writePath = "write"
+	readPath  = "read"
+)
+
 // backends opens the storage and the locks that a configuration names. Clients
 // of a service are made when they are first needed, and shared by all logs. It
 // is not safe for concurrent use; what it returns is.
@@ -35,15 +43,18 @@ type backends struct {
 	log *slog.Logger
 	reg prometheus.Registerer
 
-	s3Client *s3client.Client
-	lacks    map[string]s3.Lacks   // by bucket, as found out by trying
-	locks    map[string]lock.Store // by where they are
+	s3Clients map[string]*s3client.Client // by the path they are for
+	lacks     map[string]s3.Lacks         // by bucket, as found out by trying
+	locks     map[string]lock.Store       // by where they are
 
 	closers []func() error
 }
 
 func newBackends(cfg *config.Config, log *slog.Logger, reg prometheus.Registerer) *backends {
-	return &backends{cfg: cfg, log: log, reg: reg, lacks: make(map[string]s3.Lacks), locks: make(map[string]lock.Store)}
+	return &backends{
+		cfg: cfg, log: log, reg: reg,
+		s3Clients: make(map[string]*s3client.Client), lacks: make(map[string]s3.Lacks), locks: make(map[string]lock.Store),
+	}
 }
 
 // close closes all that was opened, in reverse.
@@ -56,24 +67,36 @@ func (b *backends) close() error {
 	return errors.Join(errs...)
 }
 
-// bucket opens the storage of a log.
+// bucket opens the storage of a log, for all but its monitors.
 func (b *backends) bucket(ctx context.Context, conf config.Log) (Bucket, error) {
-	name, prefix, onS3 := conf.StorageS3()
-	if !onS3 {
-		d, err := dir.Open(conf.Storage)
-		if err != nil {
-			return nil, err
-		}
-		b.closers = append(b.closers, d.Close)
-		return d, nil
+	if name, prefix, onS3 := conf.StorageS3(); onS3 {
+		return b.s3Bucket(ctx, writePath, conf, name, prefix)
 	}
-	client, err := b.s3(ctx)
+	d, err := dir.Open(conf.Storage)
+	if err != nil {
+		return nil, err
+	}
+	b.closers = append(b.closers, d.Close)
+	return d, nil
+}
+
+// readBucket returns the storage that a log's monitors read from: another way to
+// what is in bucket, or on a disk bucket itself.
+func (b *backends) readBucket(ctx context.Context, conf config.Log, bucket Bucket) (Bucket, error) {
+	if name, prefix, onS3 := conf.StorageS3(); onS3 {
+		return b.s3Bucket(ctx, readPath, conf, name, prefix)
+	}
+	return bucket, nil
+}
+
+func (b *backends) s3Bucket(ctx context.Context, path string, conf config.Log, name, prefix string) (Bucket, error) {
+	client, err := b.s3(ctx, path)
 	if err != nil {
 		return nil, err
 	}
 	s3conf := s3.Config{Client: client, Bucket: name, Prefix: prefix, Logger: b.log.With("log", conf.Name)}
 	if b.reg != nil {
-		s3conf.Registerer = prometheus.WrapRegistererWith(prometheus.Labels{"log": conf.Name}, b.reg)
+		s3conf.Registerer = prometheus.WrapRegistererWith(prometheus.Labels{"log": conf.Name, "path": path}, b.reg)
 	}
 	if s3conf.Without, err = b.probe(ctx, s3conf); err != nil {
 		return nil, err
@@ -117,7 +140,7 @@ func (b *backends) lock(ctx context.Context, conf config.Log) (lock.Store, error
 
 func (b *backends) openLock(ctx context.Context, conf config.Log) (lock.Store, error) {
 	if bucket, prefix, ok := conf.LockS3(); ok {
-		client, err := b.s3(ctx)
+		client, err := b.s3(ctx, writePath)
 		if err != nil {
 			return nil, err
 		}
@@ -137,10 +160,10 @@ func (b *backends) openLock(ctx context.Context, conf config.Log) (lock.Store, e
 	return cells, nil
 }
 
-// s3 returns the client of the S3 server.
-func (b *backends) s3(ctx context.Context) (*s3client.Client, error) {
-	if b.s3Client != nil {
-		return b.s3Client, nil
+// s3 returns the client of the S3 server that is for a path.
+func (b *backends) s3(ctx context.Context, path string) (*s3client.Client, error) {
+	if client, ok := b.s3Clients[path]; ok {
+		return client, nil
 	}
 	c := b.cfg.S3
 	if c == nil {
@@ -148,7 +171,10 @@ func (b *backends) s3(ctx context.Context) (*s3client.Client, error) {
 	}
 	conf := s3client.Config{
 		Endpoint: c.Endpoint, Region: c.Region, PathStyle: c.PathStyle, CAFile: c.CAFile,
-		Parallel: c.Parallel, Timeout: c.Timeout, Logger: b.log, Registerer: b.reg,
+		Parallel: c.Parallel, Timeout: c.Timeout, Logger: b.log,
+	}
+	if b.reg != nil {
+		conf.Registerer = prometheus.WrapRegistererWith(prometheus.Labels{"path": path}, b.reg)
 	}
 	if c.CredentialsFile != "" {
 		secret, err := config.LoadCredentials(c.CredentialsFile)
@@ -161,7 +187,7 @@ func (b *backends) s3(ctx context.Context) (*s3client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.s3Client = client
+	b.s3Clients[path] = client
 	b.closers = append(b.closers, func() error {
 		client.Close()
 		return nil

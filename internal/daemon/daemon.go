@@ -116,7 +116,11 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	for i, p := range d.parts {
-		l, err := openLog(ctx, p, d.validators[i], d.opts, d.reg)
+		readable, err := d.backends.readBucket(ctx, p.Conf, p.Bucket)
+		if err != nil {
+			return fmt.Errorf("log %s: %w", p.Conf.Name, err)
+		}
+		l, err := openLog(ctx, p, readable, d.validators[i], d.opts, d.reg)
 		if err != nil {
 			return err
 		}

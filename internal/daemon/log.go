@@ -62,6 +62,7 @@ type runningLog struct {
 
 	parts     *Parts
 	bucket    storage.Bucket // parts.Bucket
+	readable  storage.Bucket // the same objects, for monitors
 	sequencer *sequencer.Sequencer
 	latest    func() tlog.Tree // the newest published tree
 	dedup     *dedup.Cache     // nil: the log does without
@@ -76,11 +77,12 @@ type runningLog struct {
 }
 
 // openLog starts the roles of a log in order; nothing of a log that cannot be
-// opened is left behind. ctx governs the opening only.
-func openLog(ctx context.Context, parts *Parts, v *chain.Validator, opts Options, reg prometheus.Registerer) (*runningLog, error) {
+// opened is left behind. readable is the storage as monitors reach it. ctx governs
+// the opening only.
+func openLog(ctx context.Context, parts *Parts, readable Bucket, v *chain.Validator, opts Options, reg prometheus.Registerer) (*runningLog, error) {
 	conf := parts.Conf
 	l := &runningLog{
-		conf: conf, parts: parts, key: parts.Key, bucket: parts.Bucket, validator: v, now: opts.Now, opts: opts,
+		conf: conf, parts: parts, key: parts.Key, bucket: parts.Bucket, readable: readable, validator: v, now: opts.Now, opts: opts,
 		log: opts.Logger.With("log", conf.Name),
 		reg: prometheus.WrapRegistererWith(prometheus.Labels{"log": conf.Name}, reg),
 	}
@@ -300,7 +302,7 @@ func (l *runningLog) openReader(ctx context.Context) (err error) {
 		return fmt.Errorf("read %s: %w", reader.InfoPath, err)
 	}
 	r, err := reader.New(reader.Config{
-		Bucket: l.bucket, Names: l.conf.Names,
+		Bucket: l.readable, Names: l.conf.Names,
 		Info:       l.info(),
 		Life:       func() reader.Life { return *l.life.Load() },
 		ClientRate: float64(l.conf.ReadRate),

@@ -77,7 +77,7 @@ type Config struct {
 }
 
 // Client makes requests. It is safe for concurrent use. One serves all buckets
-// of a server, so that they share its bounds.
+// of a server that are to share its bounds.
 type Client struct {
 	api     *s3.Client
 	http    *http.Client
