@@ -20,7 +20,7 @@ import (
 // and no round fails.
 func TestReadersDoNotStarveTheLog(t *testing.T) {
 	t.Parallel()
-	const checkpointReaders, tileReaders, submitters, each = 400, 200, 4, 5 // fewer tiles than are read at a time, so that all queue
+	const checkpointReaders, tileReaders, submitters, each = 400, 200, 4, 10 // fewer tiles than are read at a time, so that all queue
 	ctx := deadline(t, 3*time.Minute)
 	l := newBehindProxy(t, 2)
 	l.submit(t, ctx) // so that there is a tree of one entry to read
@@ -70,6 +70,12 @@ func TestReadersDoNotStarveTheLog(t *testing.T) {
 	grown := metric(t, ctx, l.AdminURL(), `kiln_sequencer_rounds_total\{.*result="grown".*\}`)
 	if failed > 0 || grown < 1 {
 		t.Errorf("%d rounds failed and %d have grown the tree", failed, grown)
+	}
+	for _, path := range []string{"write", "read"} {
+		if metric(t, ctx, l.AdminURL(), `kiln_s3client_requests_total\{.*path="`+path+`".*\}`) < 1 ||
+			metric(t, ctx, l.AdminURL(), `kiln_storage_s3_operation_duration_seconds_count\{.*path="`+path+`".*\}`) < 1 {
+			t.Errorf("the metrics tell of no requests with path=%q", path)
+		}
 	}
 	stop()
 	readers.Wait()
