@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kiln/internal/config"
+	"kiln/internal/servers"
 	"kiln/testlogs"
 )
 
@@ -18,12 +19,36 @@ import (
 // the machine with the log.
 func BenchmarkAddChain(b *testing.B) {
 	for name, clients := range map[string]int{"clients=1": 1, "clients=64": 64, "clients=512": 512} {
-		b.Run(name, func(b *testing.B) { benchmarkAddChain(b, clients) })
+		b.Run(name, func(b *testing.B) { benchmarkAddChain(b, clients, testlogs.Options{}) })
 	}
 }
 
-func benchmarkAddChain(b *testing.B, clients int) {
-	log := testlogs.Start(b, testlogs.Options{Configure: func(c *config.Log) { c.Period = config.DefaultPeriod }})
+// BenchmarkAddChainS3 is BenchmarkAddChain with storage and lock on an S3 server
+// that takes 30 ms longer for every request.
+func BenchmarkAddChainS3(b *testing.B) {
+	for name, clients := range map[string]int{"clients=64": 64, "clients=512": 512} {
+		b.Run(name, func(b *testing.B) {
+			benchmarkAddChain(b, clients, testlogs.Options{Backend: testlogs.S3, Through: func(endpoint string) string {
+				proxy, err := servers.NewProxy(context.Background(), endpoint)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.Cleanup(func() { _ = proxy.Close() })
+				proxy.SetLatency(30 * time.Millisecond)
+				return proxy.Endpoint
+			}})
+		})
+	}
+}
+
+func benchmarkAddChain(b *testing.B, clients int, opts testlogs.Options) {
+	opts.Configure = func(c *config.Log) {
+		c.Period = config.DefaultPeriod
+		if opts.Backend != testlogs.Embedded {
+			c.Period = config.DefaultPeriodS3
+		}
+	}
+	log := testlogs.Start(b, opts)
 	client := log.Client()
 	chains := make([]testlogs.Chain, b.N)
 	for i := range chains {
