@@ -194,9 +194,9 @@ func TestHedgeIsBounded(t *testing.T) {
 		if d := b.reads.delay(); d != hedgeFactor*pause {
 			t.Errorf("the delay is %v after objects that took %v", d, pause)
 		}
-		pause = 100 * time.Second // past the time-out of a request even
+		pause = 100 * time.Second // past the time-out of a request even; of which one is waited for
 		requests.Store(0)
-		ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 		defer cancel()
 		if _, err := b.Get(ctx, "tile/0/000"); !errors.Is(err, context.DeadlineExceeded) || requests.Load() > 2 {
 			t.Errorf("%d requests, error %v", requests.Load(), err)
