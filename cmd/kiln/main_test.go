@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -74,11 +75,18 @@ func processes(ts *testscript.TestScript) map[string]*process {
 }
 
 func freePorts(ts *testscript.TestScript, _ bool, names []string) {
+	taken := make(map[string]bool)
 	for _, name := range names {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		var address string
+		for address = ""; address == "" || taken[address]; {
+			var err error
+			address, err = servers.FreeAddress(context.Background())
+			ts.Check(err)
+		}
+		taken[address] = true
+		_, port, err := net.SplitHostPort(address)
 		ts.Check(err)
-		defer ln.Close() // all at once, so that they differ
-		ts.Setenv(name, strconv.Itoa(ln.Addr().(*net.TCPAddr).Port))
+		ts.Setenv(name, port)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -249,8 +248,8 @@ func (s *shardOf) stored() (n int) {
 	return n
 }
 
-const seriesYAML = `listen: 127.0.0.1:%[1]d
-admin: 127.0.0.1:%[2]d
+const seriesYAML = `listen: %[1]s
+admin: %[2]s
 logging: {level: warn}
 s3: {endpoint: %[3]s, path_style: true, credentials_file: s3.yaml}
 roots: {extra_file: extra.pem, refresh: 24h}
@@ -258,7 +257,7 @@ series:
   - name: series
     first: %[4]s
     ahead: 1
-    submission_url: http://127.0.0.1:%[1]d/{shard}/
+    submission_url: http://%[1]s/{shard}/
     secret_file: keys/series.secret
     roots_file: roots.pem
     storage: s3://kiln-ct/{shard}
@@ -289,8 +288,13 @@ func newOperator(t *testing.T, half config.HalfYear) *operator {
 	if o.ca, err = testlogs.NewCA(testlogs.CAOptions{Now: o.now()}); err != nil {
 		t.Fatal(err)
 	}
-	ports := twoPorts(t)
-	o.write("kiln.yaml", fmt.Sprintf(seriesYAML, ports[0], ports[1], o.s3.Endpoint, half.Suffix), 0o644)
+	var addresses [2]string
+	for i := range addresses {
+		if addresses[i], err = servers.FreeAddress(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.write("kiln.yaml", fmt.Sprintf(seriesYAML, addresses[0], addresses[1], o.s3.Endpoint, half.Suffix), 0o644)
 	o.write("s3.yaml", fmt.Sprintf("access_key_id: %q\nsecret_access_key: %q\n", o.s3.AccessKeyID, o.s3.SecretAccessKey), 0o600)
 	o.write("extra.pem", string(o.ca.RootPEM()), 0o644)
 	return o
@@ -444,18 +448,4 @@ func rootCopies(t *testing.T, o *operator, s *shardOf) []string {
 		t.Fatal(err)
 	}
 	return list
-}
-
-// twoPorts returns two free ports of the loopback interface.
-func twoPorts(t *testing.T) (ports [2]int) {
-	t.Helper()
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close() // both at once, so that they differ
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-	}
-	return ports
 }

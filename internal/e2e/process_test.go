@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kiln/internal/config"
+	"kiln/internal/servers"
 	"kiln/testlogs"
 )
 
@@ -54,20 +53,14 @@ func (o *output) String() string {
 }
 
 // freeAddress returns an address of the loopback interface that was free just
-// now, for a listener that has to come back to the same port. The port is below
-// those that the system gives to outgoing connections: one of them could take
-// it, or even connect to itself, while nobody listens.
+// now, for a listener that has to come back to the same port.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(20000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
+	address, err := servers.FreeAddress(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no free port")
-	return ""
+	return address
 }
 
 // serve starts kiln serve on a log's configuration and does not wait.

@@ -20,11 +20,11 @@ type Etcd struct {
 
 // StartEtcd starts an etcd server of one member. The caller calls Stop.
 func StartEtcd(ctx context.Context, conf EtcdConfig) (*Etcd, error) {
-	client, err := freeAddress(ctx)
+	client, err := FreeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
-	peer, err := freeAddress(ctx)
+	peer, err := FreeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}

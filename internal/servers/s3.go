@@ -47,7 +47,7 @@ func StartS3(ctx context.Context, conf S3Config) (*S3, error) {
 		}
 	}
 	if conf.Address == "" {
-		if conf.Address, err = freeAddress(ctx); err != nil {
+		if conf.Address, err = FreeAddress(ctx); err != nil {
 			return nil, err
 		}
 	}

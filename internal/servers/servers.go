@@ -229,8 +229,9 @@ func (t *tail) String() string {
 // that was killed comes back.
 const minPort, maxPort = 15000, 32000
 
-// freeAddress returns a loopback address that nobody listens on right now.
-func freeAddress(ctx context.Context) (string, error) {
+// FreeAddress returns a loopback address that nobody listens on right now, and
+// that the kernel gives nobody who asks for any port.
+func FreeAddress(ctx context.Context) (string, error) {
 	var last error
 	for range 100 {
 		address := fmt.Sprintf("127.0.0.1:%d", minPort+rand.IntN(maxPort-minPort))
