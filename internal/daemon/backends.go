@@ -44,6 +44,7 @@ type backends struct {
 	reg prometheus.Registerer
 
 	s3Clients map[string]*s3client.Client // by the path they are for
+	failed    map[string]error            // by bucket or lock
 	lacks     map[string]s3.Lacks         // by bucket, as found out by trying
 	locks     map[string]lock.Store       // by where they are
 
@@ -53,7 +54,7 @@ type backends struct {
 func newBackends(cfg *config.Config, log *slog.Logger, reg prometheus.Registerer) *backends {
 	return &backends{
 		cfg: cfg, log: log, reg: reg,
-		s3Clients: make(map[string]*s3client.Client), lacks: make(map[string]s3.Lacks), locks: make(map[string]lock.Store),
+		s3Clients: make(map[string]*s3client.Client), failed: make(map[string]error), lacks: make(map[string]s3.Lacks), locks: make(map[string]lock.Store),
 	}
 }
 
@@ -114,8 +115,12 @@ func (b *backends) probe(ctx context.Context, conf s3.Config) (s3.Lacks, error) 
 	if lacks, ok := b.lacks[conf.Bucket]; ok {
 		return lacks, nil
 	}
+	if err := b.failed[conf.Bucket]; err != nil {
+		return s3.Lacks{}, err
+	}
 	found, err := s3.Probe(ctx, conf)
 	if err != nil {
+		b.fail(ctx, conf.Bucket, err)
 		return s3.Lacks{}, err
 	}
 	for _, problem := range found.Problems {
@@ -130,12 +135,24 @@ func (b *backends) lock(ctx context.Context, conf config.Log) (lock.Store, error
 	if store, ok := b.locks[conf.Lock]; ok {
 		return store, nil
 	}
+	if err := b.failed[conf.Lock]; err != nil {
+		return nil, err
+	}
 	store, err := b.openLock(ctx, conf)
 	if err != nil {
+		b.fail(ctx, conf.Lock, err)
 		return nil, err
 	}
 	b.locks[conf.Lock] = store
 	return store, nil
+}
+
+// fail remembers that a service cannot be had, so that the next log that needs
+// it is not tried in vain for as long again.
+func (b *backends) fail(ctx context.Context, service string, err error) {
+	if ctx.Err() == nil {
+		b.failed[service] = err
+	}
 }
 
 func (b *backends) openLock(ctx context.Context, conf config.Log) (lock.Store, error) {

@@ -140,12 +140,12 @@ func (p *Parts) whole(published []byte, committed bool) error {
 	case committed:
 		return nil
 	case p.Key == nil:
-		return fmt.Errorf("%s does not exist: correct the path, or make the log first: %w", conf.KeyFile, ErrNotCreated)
+		return fmt.Errorf("%s does not exist: correct the path, or make the log first (kiln shards create, kiln init): %w", conf.KeyFile, ErrNotCreated)
 	case p.Bucket == nil:
-		return fmt.Errorf("%s does not exist: correct the path, or make the log first: %w", conf.Storage, ErrNotCreated)
+		return fmt.Errorf("%s does not exist: correct the path, or make the log first (kiln shards create, kiln init): %w", conf.Storage, ErrNotCreated)
 	}
 	return fmt.Errorf("the lock has no cell of this log (lock %s): if it was made, the lock was lost: bring it back; "+
-		"else make the log first: %w", conf.Lock, ErrNotCreated)
+		"else make the log first (kiln shards create, kiln init): %w", conf.Lock, ErrNotCreated)
 }
 
 // Committed reads what the lock says of the log: the version it holds, and the

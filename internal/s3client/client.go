@@ -31,6 +31,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -183,11 +184,27 @@ func provideCredentials(ctx context.Context, conf Config) (aws.CredentialsProvid
 	case conf.AccessKeyID != "" || conf.SecretAccessKey != "" || conf.SessionToken != "":
 		return nil, errors.New("an access key needs both its ID and its secret")
 	}
-	chain, err := config.LoadDefaultConfig(ctx, config.WithRegion(conf.Region))
+	chain, err := config.LoadDefaultConfig(ctx, config.WithRegion(conf.Region), config.WithLogger(logging.Nop{}))
 	if err != nil {
 		return nil, fmt.Errorf("find credentials: %w", err)
 	}
-	return chain.Credentials, nil
+	return defaultChain{chain.Credentials}, nil
+}
+
+// errNoCredentials says that the default chain of AWS came to its end.
+var errNoCredentials = errors.New("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a file with them")
+
+// defaultChain says in words of an operator that there are no credentials; the
+// chain itself speaks of the last place where it looked.
+type defaultChain struct{ aws.CredentialsProvider }
+
+// Retrieve implements [aws.CredentialsProvider].
+func (c defaultChain) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	found, err := c.CredentialsProvider.Retrieve(ctx)
+	if err != nil {
+		return found, fmt.Errorf("%w (%w)", errNoCredentials, err)
+	}
+	return found, nil
 }
 
 func newTransport(conf Config) (*http.Transport, error) {

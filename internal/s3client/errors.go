@@ -182,6 +182,9 @@ func withoutAnswer(attempt context.Context, err error) error {
 	if errors.Is(context.Cause(attempt), errTimeout) {
 		return errTimeout
 	}
+	if errors.Is(err, errNoCredentials) {
+		return errNoCredentials
+	}
 	if request, ok := errors.AsType[*url.Error](err); ok {
 		return request.Err
 	}
