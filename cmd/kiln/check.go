@@ -34,7 +34,10 @@ func checkCommand() command {
 				cfg, err := config.Load(*path, e.now())
 				var services []daemon.ServiceCheck
 				if err == nil && !*offline {
-					if services, err = daemon.CheckServices(ctx, cfg, daemon.Options{}); err != nil {
+					bar := e.progress("trying the servers")
+					services, err = daemon.CheckServices(ctx, cfg, daemon.Options{})
+					bar.end()
+					if err != nil {
 						return err
 					}
 				}

@@ -223,7 +223,10 @@ func (o devOptions) submitSamples(ctx context.Context, e *env, cfg *config.Confi
 	}
 	tw := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "LOG\tENDPOINT\tINDEX\tTIMESTAMP")
-	for _, l := range openLogs(cfg, e) {
+	bar := e.progress("submitting samples")
+	defer bar.end()
+	logs := openLogs(cfg, e)
+	for n, l := range logs {
 		key, err := daemon.LoadKey(l)
 		if err != nil {
 			return err
@@ -242,8 +245,10 @@ func (o devOptions) submitSamples(ctx context.Context, e *env, cfg *config.Confi
 				return fmt.Errorf("submit a sample to %s: %w", l.SubmissionURL, err)
 			}
 			fmt.Fprintf(tw, "%s\t%s\t%d\t%d\n", l.Name, chain.Endpoint(), sct.Index, sct.TimestampMillis)
+			bar.set(int64(n*o.samples+i+1), int64(len(logs)*o.samples))
 		}
 	}
+	bar.end()
 	if err := tw.Flush(); err != nil {
 		return nil // as env.printf
 	}

@@ -47,9 +47,11 @@ func eachLog(ctx context.Context, e *env, command, path string, names []string, 
 	}
 	in := followInterrupts(ctx)
 	defer in.close()
+	opener := daemon.NewOpener(cfg, daemon.Options{Now: e.now})
+	defer func() { _ = opener.Close() }() // what was written was confirmed
 	failed := false
 	for _, l := range logs {
-		err := eachOf(in.ctx, e, cfg, l, do)
+		err := eachOf(in.ctx, opener, l, do)
 		switch {
 		case (errors.Is(err, daemon.ErrNotCreated) || errors.Is(err, daemon.ErrRetired)) && len(names) == 0:
 			fmt.Fprintf(e.stderr, "note: log %s was passed over: it was not made yet, or is retired\n", l.Name)
@@ -67,13 +69,19 @@ func eachLog(ctx context.Context, e *env, command, path string, names []string, 
 	return nil
 }
 
-func eachOf(ctx context.Context, e *env, cfg *config.Config, l config.Log, do func(context.Context, *daemon.Parts) error) (err error) {
-	parts, err := daemon.OpenParts(ctx, cfg, l, daemon.Options{Now: e.now})
+func eachOf(ctx context.Context, opener *daemon.Opener, l config.Log, do func(context.Context, *daemon.Parts) error) error {
+	parts, err := opener.Open(ctx, l)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, parts.Close()) }()
-	if err := do(ctx, parts); err != nil {
+	state, err := parts.State(ctx)
+	if err == nil && state.Retired != nil {
+		err = daemon.ErrRetired
+	}
+	if err == nil {
+		err = do(ctx, parts)
+	}
+	if err != nil {
 		return fmt.Errorf("log %s: %w", l.Name, err)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -108,9 +109,9 @@ func TestRootsFromURL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	down := false
+	var down atomic.Bool
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if down {
+		if down.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 		_, _ = w.Write(data)
@@ -124,7 +125,7 @@ func TestRootsFromURL(t *testing.T) {
 	if out, err := apply(); err != nil || !strings.Contains(out, "21 roots are now accepted: 21 to add") {
 		t.Fatalf("%v: %s", err, out)
 	}
-	down = true
+	down.Store(true)
 	if out, err := apply(); err == nil || !strings.Contains(out, "the server answers 503") || !strings.Contains(out, "21 roots are accepted") {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -373,6 +373,8 @@ func TestSeries(t *testing.T) {
 	defer o.serve("serve")() // the others go on, without it
 	next.audit()
 	o.run(0, "fsck", next.info.MonitoringURL, "--state", o.path("fsck.state"))
+	o.conf("gc", "--yes") // passes over what was retired
+	o.conf("dedup stat")
 	if list := o.conf("shards list"); !regexp.MustCompile(old.name + ` .*retired`).MatchString(list) {
 		t.Errorf("shards are listed as %s", list)
 	}

@@ -134,6 +134,7 @@ func TestFaults(t *testing.T) {
 		"key in storage":     {edit("keys/example2026h2.pem", "logs/example2026h2/a/key.pem"), "8: logs[0].key_file: /d/logs/example2026h2/a/key.pem lies in storage of logs[0] (line 10); want it outside: a storage directory is public"},
 		"storage in storage": {edit("logs/example2027h1", "logs/example2026h2/b"), "19: logs[1].storage: /d/logs/example2026h2/b lies in storage of logs[0] (line 10); want it outside: a storage directory is public"},
 		"URL as path":        {edit("storage: logs", "storage: gs://logs"), `10: logs[0].storage: "gs://logs/example2026h2" is a URL; want a directory, or s3://BUCKET/PREFIX`},
+		"scheme as path":     {edit("lock: lock.db", "lock: sqlite:lock.db"), `11: logs[0].lock: "sqlite:lock.db" begins with sqlite:, which is no scheme that is known here; want a SQLite file, s3://BUCKET/PREFIX or etcd:PREFIX; a file of that name as ./sqlite:lock.db`},
 		"no logs":            {"listen: :0\n", "1: logs: is missing; want a list with one log at least, or series:; kiln help config shows both\n1: listen: plain HTTP on :0 is open to other machines; want tls:, or a loopback address, or insecure_http: true if that is meant"},
 		"empty list":         {"logs: []\n", "1: logs: is an empty list; want one log at least"},
 		"log is text":        {"logs: [a]\n", `1: logs[0]: is "a"; want keys with values`},

@@ -140,6 +140,9 @@ func fileAt(dir string) func(string) (string, *problem) {
 	return func(s string) (string, *problem) { return absolute(dir, s, "want a path in the file system") }
 }
 
+// schemeLike is what a mistyped s3:// or etcd: looks like.
+var schemeLike = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:`)
+
 // absolute takes a path that starts from dir.
 func absolute(dir, s, want string) (string, *problem) {
 	p, fault := parseFile(s)
@@ -148,6 +151,9 @@ func absolute(dir, s, want string) (string, *problem) {
 			fault.want = want
 		}
 		return "", fault
+	}
+	if scheme := schemeLike.FindString(s); scheme != "" {
+		return "", &problem{fmt.Sprintf("%q begins with %s, which is no scheme that is known here", shorten(s), scheme), want + "; a file of that name as ./" + shorten(s)}
 	}
 	if !filepath.IsAbs(p) {
 		p = filepath.Join(dir, p)

@@ -58,6 +58,7 @@ type Daemon struct {
 	parts    []*Parts                  // of the logs that are served
 	admin    *admin                    // nil if there is none
 	logs     []*runningLog             // complete before phase is serving
+	broken   []brokenLog               // shards that could not be started; as logs
 	roots    map[string]*roots.Manager // by roots file
 	// validators are of parts; made before the logs, since roots are for several.
 	validators []*chain.Validator
@@ -115,16 +116,8 @@ func (d *Daemon) start(ctx context.Context) error {
 	if err := d.openRoots(ctx); err != nil {
 		return err
 	}
-	for i, p := range d.parts {
-		readable, err := d.backends.readBucket(ctx, p.Conf, p.Bucket)
-		if err != nil {
-			return fmt.Errorf("log %s: %w", p.Conf.Name, err)
-		}
-		l, err := openLog(ctx, p, readable, d.validators[i], d.opts, d.reg)
-		if err != nil {
-			return err
-		}
-		d.logs = append(d.logs, l)
+	if err := d.openLogs(ctx); err != nil {
+		return err
 	}
 	handler, err := d.router()
 	if err != nil {
@@ -150,41 +143,89 @@ func (d *Daemon) start(ctx context.Context) error {
 // go on.
 func (d *Daemon) openParts(ctx context.Context) error {
 	for _, conf := range d.cfg.Logs {
-		p, err := d.backends.parts(ctx, conf)
-		if conf.FromSeries && errors.Is(err, ErrNotCreated) {
+		p, err := d.openData(ctx, conf)
+		switch {
+		case err == nil:
+			d.parts = append(d.parts, p)
+		case conf.FromSeries && errors.Is(err, ErrNotCreated):
 			d.log.Warn("shard is not served: it was not made yet, make it with kiln shards create", "log", conf.Name, "err", err)
-			continue
-		}
-		if conf.FromSeries && errors.Is(err, ErrRetired) {
+		case conf.FromSeries && errors.Is(err, ErrRetired):
 			d.log.Info("shard is not served: it was retired", "log", conf.Name)
-			continue
+		default:
+			if err := d.leaveOut(ctx, conf, fmt.Errorf("log %s: %w", conf.Name, err)); err != nil {
+				return err
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("log %s: %w", conf.Name, err)
-		}
-		state, err := p.State(ctx)
-		if err != nil {
-			return fmt.Errorf("log %s: %w", conf.Name, err)
-		}
-		if conf.FromSeries && state.Retired != nil {
-			d.log.Info("shard is not served: it was retired", "log", conf.Name)
-			continue
-		}
-		if err := d.locks.acquire(lockPaths(conf, p.Key)...); err != nil {
-			return fmt.Errorf("log %s: %w", conf.Name, err)
-		}
-		d.parts = append(d.parts, p)
 	}
-	if len(d.parts) == 0 {
+	if len(d.parts) == 0 && len(d.broken) == 0 {
 		return fmt.Errorf("%s: none of its shards is there to be served: make them with kiln shards create", d.cfg.Path)
 	}
 	return nil
 }
 
+// openData opens the parts of one log and takes its locks.
+func (d *Daemon) openData(ctx context.Context, conf config.Log) (*Parts, error) {
+	p, err := d.backends.parts(ctx, conf)
+	if err != nil {
+		return nil, err
+	}
+	state, err := p.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if conf.FromSeries && state.Retired != nil {
+		return nil, ErrRetired
+	}
+	return p, d.locks.acquire(lockPaths(conf, p.Key)...)
+}
+
+// openLogs starts all logs.
+func (d *Daemon) openLogs(ctx context.Context) error {
+	for i, p := range d.parts {
+		readable, err := d.backends.readBucket(ctx, p.Conf, p.Bucket)
+		if err != nil {
+			return fmt.Errorf("log %s: %w", p.Conf.Name, err)
+		}
+		l, err := openLog(ctx, p, readable, d.validators[i], d.opts, d.reg)
+		if err == nil {
+			d.logs = append(d.logs, l)
+		} else if err := d.leaveOut(ctx, p.Conf, err); err != nil {
+			return err
+		}
+	}
+	if len(d.logs) > 0 {
+		return nil
+	}
+	var errs []error
+	for _, b := range d.broken {
+		errs = append(errs, b.err)
+	}
+	return errors.Join(errs...)
+}
+
+// brokenLog is a shard that could not be started.
+type brokenLog struct {
+	name string
+	err  error
+}
+
+// leaveOut lets the other shards of a series go on without one that cannot be
+// started, red and loud. A log that was configured by itself is wanted as it is:
+// then the error comes back.
+func (d *Daemon) leaveOut(ctx context.Context, conf config.Log, err error) error {
+	if !conf.FromSeries || ctx.Err() != nil {
+		return err
+	}
+	d.broken = append(d.broken, brokenLog{conf.Name, err})
+	d.metrics.broken.WithLabelValues(conf.Name).Set(1)
+	d.log.Error("shard is not served, and the others are: repair what the error names, then restart", "log", conf.Name, "err", err)
+	return nil
+}
+
 func (d *Daemon) router() (*router, error) {
 	var infos []LogInfo
-	for _, p := range d.parts {
-		infos = append(infos, p.info())
+	for _, l := range d.logs {
+		infos = append(infos, l.parts.info())
 	}
 	index, err := newIndex(infos)
 	if err != nil {
@@ -242,11 +283,11 @@ func (d *Daemon) Wait() error {
 }
 
 // Served returns the configurations of the logs that are served: shards that were
-// not made yet, or were retired, are left out.
+// not made yet, were retired, or could not be started, are left out.
 func (d *Daemon) Served() []config.Log {
 	var served []config.Log
-	for _, p := range d.parts {
-		served = append(served, p.Conf)
+	for _, l := range d.logs {
+		served = append(served, l.conf)
 	}
 	return served
 }

@@ -29,6 +29,10 @@ func (d *Daemon) ready() (ok bool, report []string) {
 		return false, []string{"not ready: draining"}
 	}
 	ok = true
+	for _, b := range d.broken {
+		ok = false
+		report = append(report, fmt.Sprintf("not ready: log %s could not be started: %v", b.name, b.err))
+	}
 	for _, l := range d.logs {
 		if err := l.health(d.opts.Now()); err != nil {
 			ok = false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -93,6 +94,9 @@ func TestFreeze(t *testing.T) {
 		t.Errorf("/readyz beside a retired log: %d %s", code, body)
 	}
 	r.submit(1, r.chain())
+	if code, _ := r.get(r.url(0) + "checkpoint"); code != http.StatusNotFound {
+		t.Errorf("checkpoint of a log that was retired: %d", code)
+	}
 	r.stop()
 	if _, err := daemon.Start(t.Context(), r.cfg, r.opts); err == nil || !strings.Contains(err.Error(), "was retired") {
 		t.Errorf("a retired log was started: %v", err)
@@ -102,6 +106,37 @@ func TestFreeze(t *testing.T) {
 	r.submit(1, r.chain())
 	if code, _ := r.get("http://" + r.d.Addr() + "/one/checkpoint"); code != http.StatusNotFound {
 		t.Errorf("checkpoint of a retired shard: %d", code)
+	}
+}
+
+// TestBrokenShard leaves out a shard whose right edge is damaged, red and loud,
+// and serves the other.
+func TestBrokenShard(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "one", "two")
+	for i := range r.cfg.Logs {
+		r.cfg.Logs[i].FromSeries = true
+	}
+	r.start()
+	r.submit(0, r.chain())
+	r.stop()
+	damage(t, filepath.Join(r.cfg.Logs[0].Storage, "tile/0/000.p/1"))
+	r.start()
+	within(t, "leaving out", r.said.said("shard is not served, and the others are"))
+	r.submit(1, r.chain())
+	if code, body := r.admin("/readyz"); code == http.StatusOK || !strings.Contains(body, "log one could not be started") || !strings.Contains(body, "ok: log two") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	if v := r.metric(`kiln_daemon_log_broken{log="one"}`); v != "1" {
+		t.Errorf("kiln_daemon_log_broken is %s", v)
+	}
+	if code, _ := r.get("http://" + r.d.Addr() + "/one/checkpoint"); code != http.StatusNotFound {
+		t.Errorf("checkpoint of a shard that is left out: %d", code)
+	}
+	r.stop()
+	damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/0/000.p/1"))
+	if _, err := daemon.Start(t.Context(), r.cfg, r.opts); err == nil || !strings.Contains(err.Error(), "log one") || !strings.Contains(err.Error(), "log two") {
+		t.Errorf("a start without any sound shard: %v", err)
 	}
 }
 

@@ -92,6 +92,9 @@ func openLog(ctx context.Context, parts *Parts, readable Bucket, v *chain.Valida
 		l.openValidator, l.openCache, l.openSequencer, l.openDedup, l.openBatchers, l.openReader, l.openLife,
 	} {
 		if err := step(ctx); err != nil {
+			if l.metrics != nil {
+				l.metrics.up.Set(0)
+			}
 			return nil, errors.Join(fmt.Errorf("log %s: %w", conf.Name, err), l.close())
 		}
 	}
@@ -311,7 +314,7 @@ func (l *runningLog) openReader(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	l.reader = r
+	l.reader = l.untilRetired(r)
 	return nil
 }
 
@@ -336,6 +339,18 @@ func (l *runningLog) whileRunning(next http.Handler) http.Handler {
 		if r.Method == http.MethodPost && strings.HasPrefix(r.URL.Path, "/ct/v1/add-") && l.sequencer.Err() != nil {
 			w.Header().Set("Retry-After", "60")
 			plainError(w, http.StatusServiceUnavailable, "the log has stopped and takes no submissions until its operator has repaired it")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// untilRetired answers for a retired log as for one that is not there: its
+// objects are being deleted, or are gone.
+func (l *runningLog) untilRetired(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l.retired.Load() {
+			notFound(w, "the log was retired")
 			return
 		}
 		next.ServeHTTP(w, r)

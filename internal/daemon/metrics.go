@@ -14,6 +14,7 @@ type metrics struct {
 	connectionsClosed *prometheus.CounterVec
 	panics            prometheus.Counter
 	certificateExpiry prometheus.Gauge
+	broken            *prometheus.GaugeVec // log
 }
 
 func newMetrics(reg prometheus.Registerer, version string) *metrics {
@@ -34,6 +35,10 @@ func newMetrics(reg prometheus.Registerer, version string) *metrics {
 			Name: "kiln_daemon_connections_closed_total",
 			Help: "Connections closed at a bound: waiting ones that made room, and refused ones.",
 		}, []string{"kind"}),
+		broken: f.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "kiln_daemon_log_broken",
+			Help: "1 for each shard that could not be started and is left out.",
+		}, []string{"log"}),
 		panics: f.NewCounter(prometheus.CounterOpts{
 			Name: "kiln_daemon_handler_panics_total",
 			Help: "Requests that ended in a panic, which is a bug.",

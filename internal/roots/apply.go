@@ -66,6 +66,7 @@ func (m *Manager) tell(set *Set) error {
 	m.mu.Lock()
 	m.told = set
 	m.mu.Unlock()
+	m.cfg.Logger.Info("logs accept the roots of the roots file", "path", m.cfg.File, "entries", set.Len())
 	return nil
 }
 
