@@ -146,11 +146,12 @@ func (f *restoreFlags) print(e *env, plan *restore.Plan) {
 			fmt.Fprintf(e.stderr, "note: log %s: %s\n", l.Name, n)
 		}
 	}
+	nothing := plan.Err() != nil && !slices.ContainsFunc(plan.Logs, func(l *restore.Log) bool { return l.State == restore.Restored || l.State == restore.Failed })
 	for _, r := range plan.Roots {
 		switch {
 		case r.Missing:
 			fmt.Fprintf(e.stderr, "note: %s is not there, and there is no copy: put the accepted roots there before the logs are served\n", r.File)
-		case r.From != "" && f.dryRun:
+		case r.From != "" && (f.dryRun || nothing):
 			e.printf("%s: would be brought back from %s\n", r.File, r.From)
 		case r.From != "":
 			e.printf("%s: from %s\n", r.File, r.From)
@@ -158,5 +159,8 @@ func (f *restoreFlags) print(e *env, plan *restore.Plan) {
 	}
 	for _, n := range plan.Notes {
 		fmt.Fprintf(e.stderr, "note: %s\n", n)
+	}
+	if nothing && !f.dryRun && len(plan.Logs) > 1 {
+		fmt.Fprintln(e.stderr, "note: nothing was restored: repair what is named, or name the other logs to restore those")
 	}
 }
