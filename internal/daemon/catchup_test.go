@@ -318,6 +318,9 @@ func TestOpenDedup(t *testing.T) {
 				metrics: newLogMetrics(nil, func() float64 { return 0 }),
 			}
 			l.parts = &Parts{Conf: l.conf, Key: key, Lock: lockmem.New(), LockID: "one"}
+			if err := l.parts.Lock.Create(t.Context(), "one", []byte("what the sequencer says")); err != nil {
+				t.Fatal(err)
+			}
 			err := l.openCache(t.Context())
 			if err == nil {
 				err = l.openDedup(t.Context())
@@ -335,5 +338,27 @@ func TestOpenDedup(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// A lock that cannot be read at the moment may answer the sequencer a moment
+// later: without it there is no telling whether the log was set back.
+func TestOpenCacheWithoutLock(t *testing.T) {
+	t.Parallel()
+	key, err := logkey.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cells, broken := lockmem.New(), errors.New("broken")
+	cells.SetFaults(func(lockmem.Op, string) lockmem.Fault { return lockmem.Fault{Before: broken} })
+	l := &runningLog{
+		conf: config.Log{Name: "one", Dedup: filepath.Join(t.TempDir(), "dedup.db")}, key: key,
+		log: slog.New(slog.DiscardHandler), parts: &Parts{Key: key, Lock: cells, LockID: "one"},
+	}
+	if err := l.openCache(t.Context()); !errors.Is(err, broken) {
+		t.Errorf("openCache: %v", err)
+	}
+	if err := l.close(); err != nil {
+		t.Error(err)
 	}
 }

@@ -156,13 +156,16 @@ func (l *runningLog) openCache(ctx context.Context) error {
 		return nil // see openDedup
 	}
 	l.onClose(l.dedup.Close)
-	// What is wrong with the lock itself, the sequencer says.
-	if _, head, err := l.parts.Committed(ctx); err == nil {
+	held, head, err := l.parts.Committed(ctx)
+	switch {
+	case err == nil:
 		if err := catchup.CheckAhead(l.dedup, head.Tree.N); err != nil {
 			return fmt.Errorf("%s: %w", l.conf.Dedup, err)
 		}
+	case held.Version == "": // nothing is known of the lock, and it may answer the sequencer
+		return err
 	}
-	return nil
+	return nil // what is wrong with the checkpoint in it, the sequencer says
 }
 
 // openDedup catches the long-term cache up from the tiles. A cache that cannot

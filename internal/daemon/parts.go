@@ -149,7 +149,8 @@ func (p *Parts) whole(published []byte, committed bool) error {
 }
 
 // Committed reads what the lock says of the log: the version it holds, and the
-// checkpoint in it, whose signature was verified.
+// checkpoint in it, whose signature was verified. If that does not hold, the
+// version comes with the error; without one the lock could not be read.
 func (p *Parts) Committed(ctx context.Context) (lock.Held, checkpoint.Checkpoint, error) {
 	held, err := p.Lock.Load(ctx, p.LockID)
 	if err != nil {
