@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"runtime"
 	"sync"
 	"time"
@@ -80,6 +81,9 @@ type Config struct {
 	DedupQueue      int           // placements that wait to be written to the long-term cache; 65536
 	RetryWindow     time.Duration // for which a batch is retried, and an entry waits for a free batch; 10 s
 
+	// Jitter returns a duration in [0, limit), to spread retries; random if nil.
+	Jitter func(limit time.Duration) time.Duration
+
 	Logger     *slog.Logger          // nil: discard
 	Registerer prometheus.Registerer // nil: none; batchers of one log may share it, gauges then add up
 }
@@ -115,6 +119,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Dedup != nil && c.Confirm == nil {
 		errs = append(errs, errors.New("a Dedup needs a Confirm, since a cache alone is not trusted"))
+	}
+	if c.Jitter == nil {
+		c.Jitter = rand.N[time.Duration]
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

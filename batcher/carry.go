@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,7 +73,7 @@ func (b *Batcher) sequence(ctx context.Context, flights []*flight) ([]*flight, [
 			}
 			batch = entries(flights) // a new slice: a call may still hold the old one
 		}
-		timer := time.NewTimer(backoff/2 + rand.N(backoff/2))
+		timer := time.NewTimer(backoff/2 + b.cfg.Jitter(backoff/2))
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

@@ -186,7 +186,7 @@ func (d *Daemon) openLogs(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("log %s: %w", p.Conf.Name, err)
 		}
-		l, err := openLog(ctx, p, readable, d.validators[i], d.opts, d.reg)
+		l, err := openLog(ctx, p, readable, d.validators[i], d.opts, Seams{}, d.reg)
 		if err == nil {
 			d.logs = append(d.logs, l)
 		} else if err := d.leaveOut(ctx, p.Conf, err); err != nil {

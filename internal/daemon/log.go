@@ -54,6 +54,7 @@ type runningLog struct {
 	reg     prometheus.Registerer
 	metrics *logMetrics
 	opts    Options
+	seams   Seams
 
 	readOnlyAfter time.Time
 	activeSince   time.Time   // set by openReader
@@ -65,7 +66,7 @@ type runningLog struct {
 	readable  storage.Bucket // the same objects, for monitors
 	sequencer *sequencer.Sequencer
 	latest    func() tlog.Tree // the newest published tree
-	dedup     *dedup.Cache     // nil: the log does without
+	dedup     DedupCache       // nil: the log does without
 	dedupErr  error            // why it could not be opened
 	validator *chain.Validator
 	issuers   *issuers
@@ -79,10 +80,10 @@ type runningLog struct {
 // openLog starts the roles of a log in order; nothing of a log that cannot be
 // opened is left behind. readable is the storage as monitors reach it. ctx governs
 // the opening only.
-func openLog(ctx context.Context, parts *Parts, readable Bucket, v *chain.Validator, opts Options, reg prometheus.Registerer) (*runningLog, error) {
+func openLog(ctx context.Context, parts *Parts, readable Bucket, v *chain.Validator, opts Options, seams Seams, reg prometheus.Registerer) (*runningLog, error) {
 	conf := parts.Conf
 	l := &runningLog{
-		conf: conf, parts: parts, key: parts.Key, bucket: parts.Bucket, readable: readable, validator: v, now: opts.Now, opts: opts,
+		seams: seams, conf: conf, parts: parts, key: parts.Key, bucket: parts.Bucket, readable: readable, validator: v, now: opts.Now, opts: opts,
 		log: opts.Logger.With("log", conf.Name),
 		reg: prometheus.WrapRegistererWith(prometheus.Labels{"log": conf.Name}, reg),
 	}
@@ -148,7 +149,7 @@ func (l *runningLog) openCache(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.dedup, l.dedupErr = dedup.Open(ctx, dedup.Config{Path: l.conf.Dedup, Secret: secret, Logger: l.log, Registerer: l.reg})
+	l.dedup, l.dedupErr = l.seams.openDedup(ctx, dedup.Config{Path: l.conf.Dedup, Secret: secret, Logger: l.log, Registerer: l.reg})
 	if errors.Is(l.dedupErr, dedup.ErrInUse) {
 		return fmt.Errorf("%w: is kiln dedup rebuild running? wait until it has ended", l.dedupErr)
 	}
@@ -221,9 +222,9 @@ func (l *runningLog) openBatchers(context.Context) error {
 		return nil
 	})
 	conf := batcher.Config{
-		Sequencer: l.sequencer, Signer: l.key, Confirm: l.confirm,
-		RetryWindow: l.submissionTimeout(),
-		Logger:      l.log, Registerer: l.reg,
+		Sequencer: l.seams.sequencer(l.sequencer), Signer: l.key, Confirm: l.confirm,
+		RetryWindow: l.submissionTimeout(), Jitter: l.seams.Jitter,
+		Logger: l.log, Registerer: l.reg,
 	}
 	if l.dedup != nil {
 		conf.Dedup = l.dedup
@@ -238,7 +239,7 @@ func (l *runningLog) openBatchers(context.Context) error {
 	}
 	ring := batcher.NewRing(members)
 	l.onClose(ring.Close)
-	return l.openFrontend(ring)
+	return l.openFrontend(l.seams.batcher(ring))
 }
 
 func (l *runningLog) openFrontend(ring frontend.Batcher) error {
