@@ -50,6 +50,9 @@ func (s *Sequencer) run(state *loaded) {
 		for _, r := range requests {
 			refuse([]*request{r}, reasonFor(err, r))
 		}
+		if s.isHalted() {
+			break
+		}
 		if isFatal(err) {
 			s.fail(err)
 			return
@@ -109,6 +112,9 @@ func (s *Sequencer) standBy() {
 			case <-s.closing:
 				timer.Stop()
 				return
+			case <-s.halted:
+				timer.Stop()
+				return
 			}
 		}
 	}
@@ -136,12 +142,15 @@ func (s *Sequencer) fail(err error) {
 
 // await blocks until the next round is due: a period after the last began if
 // there is work, the idle interval if there is none, the retry time if the log
-// is not loaded. It reports false when the sequencer closes and has no work.
+// is not loaded. It reports false when the sequencer closes and has no work, and
+// when it was halted.
 func (s *Sequencer) await(began time.Time, state *loaded, retry time.Duration) bool {
 	isLoaded := state != nil
 	for {
 		work := s.hasWork()
 		select {
+		case <-s.halted:
+			return false
 		case <-s.closing:
 			// Without state there is no telling when work could be done.
 			if !work || !isLoaded {
@@ -165,6 +174,9 @@ func (s *Sequencer) await(began time.Time, state *loaded, retry time.Duration) b
 		select {
 		case <-timer.C:
 		case <-s.wake:
+		case <-s.halted:
+			timer.Stop()
+			return false
 		case <-s.closing:
 			// What is queued is sequenced at once, without waiting for its time.
 			timer.Stop()

@@ -54,6 +54,9 @@ type loaded struct {
 // none was, and the state is to be dropped.
 func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	began := time.Now()
+	if l.s.isHalted() {
+		return errHalted
+	}
 	p, err := l.plan(requests)
 	if err != nil {
 		return err
@@ -87,12 +90,8 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 		l.s.metrics.refused.Inc()
 		return err
 	}
-	raw, err := l.s.signer.Sign(next.head.Tree, timestamp)
+	raw, err := l.signAndCommit(ctx, &next)
 	if err != nil {
-		return err
-	}
-	l.s.signed.Store(timestamp)
-	if next.held, err = l.commit(ctx, raw); err != nil {
 		return err
 	}
 	if len(p.entries) > 0 {
@@ -102,6 +101,9 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	}
 	if err := l.s.publishCheckpoint(ctx, raw, next.head); err != nil {
 		return err
+	}
+	if l.s.isHalted() {
+		return errHalted // what was found is about this very log: promise nothing on it
 	}
 	l.finish(&next, p, began)
 	l.s.dropStaged(l.head.Tree)
@@ -206,6 +208,23 @@ func (l *loaded) stage(ctx context.Context, tree tlog.Tree, bundle []byte) error
 	return tiles.CheckBundle(bundle)
 }
 
+// signAndCommit makes the tree of next the committed one. Halt waits for it, and
+// none begins after.
+func (l *loaded) signAndCommit(ctx context.Context, next *loaded) ([]byte, error) {
+	l.s.signing <- struct{}{}
+	defer func() { <-l.s.signing }()
+	if l.s.isHalted() {
+		return nil, errHalted
+	}
+	raw, err := l.s.signer.Sign(next.head.Tree, next.head.TimestampMillis)
+	if err != nil {
+		return nil, err
+	}
+	l.s.signed.Store(next.head.TimestampMillis)
+	next.held, err = l.commit(ctx, raw)
+	return raw, err
+}
+
 // commit replaces the committed checkpoint by the new one: the point of no
 // return. An error of the lock says nothing about what happened; the cell does.
 // Repeating the same replacement is harmless, for it names the version it
@@ -215,7 +234,7 @@ func (l *loaded) commit(ctx context.Context, raw []byte) (lock.Held, error) {
 	cfg := l.s.cfg
 	var last error
 	for try := range tries {
-		if try > 0 && !pause(ctx, try) {
+		if try > 0 && (!pause(ctx, try) || l.s.isHalted()) {
 			break
 		}
 		held, err := l.s.lock.Replace(ctx, l.held, raw)

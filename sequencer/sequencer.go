@@ -112,6 +112,12 @@ type Sequencer struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	// signing holds a token from before a signature until its swap of the lock
+	// has an outcome.
+	signing chan struct{}
+	halted  chan struct{} // closed by Halt
+	halting sync.Once
+
 	wake     chan struct{} // capacity 1: work has come
 	closing  chan struct{} // closed by Close
 	finished chan struct{} // closed when the loop has returned
@@ -158,7 +164,7 @@ func Open(ctx context.Context, cfg Config) (*Sequencer, error) {
 		bucket: timedBucket{cfg.Bucket}, lock: timedLock{cfg.Lock},
 		wake: make(chan struct{}, 1), closing: make(chan struct{}),
 		finished: make(chan struct{}), done: make(chan struct{}),
-		dropping: make(chan struct{}, 1),
+		dropping: make(chan struct{}, 1), signing: make(chan struct{}, 1), halted: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	state, err := s.open(ctx)
@@ -301,7 +307,7 @@ func (s *Sequencer) stop(fatal error) {
 	s.stopped = true
 	rest := s.queue
 	s.queue, s.queueEntries, s.queueBytes = nil, 0, 0
-	if fatal != nil {
+	if fatal != nil && s.fatal == nil {
 		s.fatal = fatal
 		close(s.done)
 	}
