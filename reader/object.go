@@ -62,7 +62,7 @@ func (rd *Reader) load(ctx context.Context, r *http.Request, to target) answer {
 		a.vary = true
 		if !takesGzip(r) {
 			a.encoding = ""
-			if a.body, err = tiles.Gunzip(body); err != nil {
+			if a.body, err = tiles.GunzipTile(to.tile, body); err != nil {
 				return rd.unreadable(ctx, r, to, err)
 			}
 		}
