@@ -90,7 +90,8 @@ func (s *Sequencer) loadOnce(ctx context.Context) (*loaded, error) {
 	if err := s.checkBeyond(ctx, head.Tree); err != nil {
 		return nil, err
 	}
-	edge, err := tiles.Load(ctx, s.bucket, head.Tree, s.cfg.Names)
+	seen := summing{s.bucket, make(sums)}
+	edge, err := tiles.Load(ctx, seen, head.Tree, s.cfg.Names)
 	if err != nil {
 		return nil, s.unreadable(err)
 	}
@@ -102,7 +103,7 @@ func (s *Sequencer) loadOnce(ctx context.Context) (*loaded, error) {
 		return nil, err
 	}
 	if !bytes.Equal(raw, held.Body) {
-		if err := s.publishCheckpoint(ctx, held.Body, head); err != nil {
+		if err := s.publishCheckpoint(ctx, held.Body, head, public); err != nil {
 			return nil, err
 		}
 	}
@@ -110,7 +111,9 @@ func (s *Sequencer) loadOnce(ctx context.Context) (*loaded, error) {
 	s.staged = append(s.staged, tiles.BundlePath(head.Tree))
 	s.metrics.loads.Inc()
 	s.cfg.Logger.Info("log loaded", "tree_size", head.Tree.N, "timestamp", head.TimestampMillis, "elapsed", time.Since(began))
-	return &loaded{s: s, held: held, head: head, edge: edge, recent: index, frozen: frozen}, nil
+	return &loaded{
+		s: s, held: held, head: head, edge: edge, sums: seen.sums.after(head.Tree.N, nil), recent: index, frozen: frozen,
+	}, nil
 }
 
 func (s *Sequencer) readLock(ctx context.Context) (lock.Held, checkpoint.Checkpoint, error) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kiln/entry"
+	"kiln/internal/contain"
 )
 
 // Waits between two tries to load a log whose state was dropped.
@@ -26,15 +27,17 @@ func fatalf(format string, args ...any) error {
 	return &fatalError{fmt.Errorf(format, args...)}
 }
 
-func isFatal(err error) bool {
-	var f *fatalError
-	return errors.As(err, &f)
-}
-
-// run is the loop of rounds. state is nil while the log is not loaded: then
-// there is nothing on which a round could be called.
+// run is the goroutine of the log. A panic in it ends this log and no other.
 func (s *Sequencer) run(state *loaded) {
 	defer close(s.finished)
+	if err := contain.Do(func() { s.loop(state) }); err != nil {
+		s.panicked(err)
+	}
+}
+
+// loop runs the rounds. state is nil while the log is not loaded: then there is
+// nothing on which a round could be called.
+func (s *Sequencer) loop(state *loaded) {
 	began, retry := time.Now(), reloadFirst
 	for s.await(began, state, retry) {
 		began = time.Now()
@@ -134,10 +137,13 @@ func reasonFor(err error, r *request) error {
 	return entry.ErrUnavailable
 }
 
+// fail stops the log for good; only the first reason counts.
 func (s *Sequencer) fail(err error) {
+	if !s.stop(err) {
+		return
+	}
 	s.cfg.Logger.Error("log stopped for good", "err", err)
 	s.metrics.stopped.Set(1)
-	s.stop(err)
 }
 
 // await blocks until the next round is due: a period after the last began if

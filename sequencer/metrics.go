@@ -17,6 +17,7 @@ type metrics struct {
 	loads     prometheus.Counter
 	unloads   prometheus.Counter
 	refused   prometheus.Counter
+	looks     *prometheus.CounterVec
 	stopped   prometheus.Gauge
 }
 
@@ -43,14 +44,17 @@ func newMetrics() *metrics {
 		loads:     counter("kiln_sequencer_loads_total", "Times the log's state was read and proved from storage."),
 		unloads:   counter("kiln_sequencer_unloads_total", "Times the state in memory was dropped after a failure."),
 		refused:   counter("kiln_sequencer_second_opinion_failures_total", "Rounds that were stopped before signing because their bytes did not verify."),
-		stopped:   gauge("kiln_sequencer_stopped", "1 when the log has stopped for good."),
+		looks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kiln_sequencer_looks_total", Help: "Times that what is published was read back before signing, by result: same, changed, unknown.",
+		}, []string{"result"}),
+		stopped: gauge("kiln_sequencer_stopped", "1 when the log has stopped for good."),
 	}
 }
 
 func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.rounds, m.entries, m.repeated, m.duration, m.queued, m.treeSize,
-		m.timestamp, m.loads, m.unloads, m.refused, m.stopped,
+		m.timestamp, m.loads, m.unloads, m.refused, m.looks, m.stopped,
 	}
 }
 

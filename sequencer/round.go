@@ -13,6 +13,7 @@ import (
 
 	"kiln/checkpoint"
 	"kiln/entry"
+	"kiln/internal/contain"
 	"kiln/lock"
 	"kiln/storage"
 	"kiln/tiles"
@@ -44,6 +45,7 @@ type loaded struct {
 	held   lock.Held             // the committed checkpoint
 	head   checkpoint.Checkpoint // what held says
 	edge   *tiles.Edge           // of head.Tree
+	sums   sums                  // of the tiles on edge, as they are stored
 	recent *recent
 	frozen bool      // the log must not grow
 	signed time.Time // when the last round ended, by the monotonic clock
@@ -76,6 +78,9 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	}
 	next := *l
 	next.head.TimestampMillis = timestamp
+	looking, done := context.WithCancel(ctx)
+	defer done()
+	looked := l.lookBack(looking)
 
 	var bundle []byte
 	var objects []storage.Object
@@ -90,7 +95,7 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 		l.s.metrics.refused.Inc()
 		return err
 	}
-	raw, err := l.signAndCommit(ctx, &next)
+	raw, err := l.signAndCommit(ctx, &next, looked)
 	if err != nil {
 		return err
 	}
@@ -99,7 +104,7 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 			return err
 		}
 	}
-	if err := l.s.publishCheckpoint(ctx, raw, next.head); err != nil {
+	if err := l.s.publishCheckpoint(ctx, raw, next.head, l.head); err != nil {
 		return err
 	}
 	if l.s.isHalted() {
@@ -193,6 +198,7 @@ func (l *loaded) build(next *loaded, entries []*entry.Pending, timestamp int64) 
 		l.s.metrics.refused.Inc()
 		return nil, nil, err
 	}
+	next.sums = l.sums.after(next.head.Tree.N, objects)
 	return bundle, objects, nil
 }
 
@@ -208,9 +214,12 @@ func (l *loaded) stage(ctx context.Context, tree tlog.Tree, bundle []byte) error
 	return tiles.CheckBundle(bundle)
 }
 
-// signAndCommit makes the tree of next the committed one. Halt waits for it, and
-// none begins after.
-func (l *loaded) signAndCommit(ctx context.Context, next *loaded) ([]byte, error) {
+// signAndCommit makes the tree of next the committed one, unless what is published
+// is not what it was. Halt waits for it, and none begins after.
+func (l *loaded) signAndCommit(ctx context.Context, next *loaded, looked func() error) ([]byte, error) {
+	if err := looked(); err != nil {
+		return nil, err
+	}
 	l.s.signing <- struct{}{}
 	defer func() { <-l.s.signing }()
 	if l.s.isHalted() {
@@ -264,7 +273,9 @@ func (s *Sequencer) publish(ctx context.Context, bundle []byte, objects []storag
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(publishParallel)
 	for _, o := range objects {
-		g.Go(func() error { return s.create(ctx, o) })
+		g.Go(func() error {
+			return contain.Run(func() error { return s.create(ctx, o) })
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("publish: %w", err)
@@ -291,8 +302,9 @@ func (s *Sequencer) create(ctx context.Context, o storage.Object) error {
 }
 
 // publishCheckpoint puts a committed checkpoint before the readers, unless a
-// newer one is there.
-func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c checkpoint.Checkpoint) error {
+// newer one is there. One that is older than last, which was there before, says
+// that the storage was set back under the log.
+func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c, last checkpoint.Checkpoint) error {
 	defer s.time("checkpoint")()
 	o := storage.Object{Path: checkpointPath, ContentType: "text/plain; charset=utf-8", CacheControl: "no-store"}
 	fence := func(current []byte) ([]byte, error) {
@@ -313,6 +325,9 @@ func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c checkpo
 		if old != c && !c.Newer(old) {
 			return nil, errSuperseded
 		}
+		if last.Newer(old) {
+			return nil, fmt.Errorf("%w: %s is older than it was", errChanged, checkpointPath)
+		}
 		return raw, nil
 	}
 	var err error
@@ -326,7 +341,7 @@ func (s *Sequencer) publishCheckpoint(ctx context.Context, raw []byte, c checkpo
 			s.metrics.timestamp.Set(float64(c.TimestampMillis) / 1000)
 			return nil
 		}
-		if isFatal(err) || errors.Is(err, errSuperseded) {
+		if isFatal(err) || errors.Is(err, errSuperseded) || errors.Is(err, errChanged) {
 			break
 		}
 	}
@@ -350,12 +365,18 @@ func (s *Sequencer) dropStaged(head tlog.Tree) {
 	s.staged = slices.DeleteFunc(s.staged, func(path string) bool { return path != newest })
 	go func() {
 		defer func() { <-s.dropping }()
-		for _, path := range old {
-			if err := s.bucket.Delete(s.ctx, path); err != nil {
-				s.cfg.Logger.Warn("staging bundle was not removed", "path", path, "err", err)
-			}
+		if err := contain.Do(func() { s.remove(old) }); err != nil {
+			s.Halt(fmt.Errorf("remove staging bundles: %w", err))
 		}
 	}()
+}
+
+func (s *Sequencer) remove(bundles []string) {
+	for _, path := range bundles {
+		if err := s.bucket.Delete(s.ctx, path); err != nil {
+			s.cfg.Logger.Warn("staging bundle was not removed", "path", path, "err", err)
+		}
+	}
 }
 
 // finish makes next the state and answers the requests.

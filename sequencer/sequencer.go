@@ -101,9 +101,11 @@ type Sequencer struct {
 	lock    lock.Store     // cfg.Lock, with time limits
 
 	staged []string // bundles that may be left over; of the loop, or of Open before
+	blind  bool     // the last look back saw nothing; as staged
 
-	// dropping holds a token while bundles are being removed.
-	dropping chan struct{}
+	// dropping holds a token while bundles are being removed, looking while what
+	// is published is being read back.
+	dropping, looking chan struct{}
 
 	latest atomic.Pointer[checkpoint.Checkpoint] // newest published
 	signed atomic.Int64                          // newest timestamp that this process signed, in ms
@@ -129,6 +131,7 @@ type Sequencer struct {
 	queueBytes   int
 	stopped      bool          // no more requests are taken
 	sealed       bool          // no more entries are taken
+	inHand       []*request    // taken out of the queue last
 	fatal        error         // why the log stopped for good
 	done         chan struct{} // closed when fatal was set
 }
@@ -164,7 +167,8 @@ func Open(ctx context.Context, cfg Config) (*Sequencer, error) {
 		bucket: timedBucket{cfg.Bucket}, lock: timedLock{cfg.Lock},
 		wake: make(chan struct{}, 1), closing: make(chan struct{}),
 		finished: make(chan struct{}), done: make(chan struct{}),
-		dropping: make(chan struct{}, 1), signing: make(chan struct{}, 1), halted: make(chan struct{}),
+		dropping: make(chan struct{}, 1), looking: make(chan struct{}, 1),
+		signing: make(chan struct{}, 1), halted: make(chan struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	state, err := s.open(ctx)
@@ -260,6 +264,7 @@ func (s *Sequencer) take() []*request {
 	s.queueEntries -= entries
 	s.queueBytes -= bytes
 	s.metrics.queued.Set(float64(s.queueEntries))
+	s.inHand = taken
 	return taken
 }
 
@@ -296,23 +301,28 @@ func (s *Sequencer) Close() error {
 
 // end waits for what goes on beside the rounds, and ends the sequencer's context.
 func (s *Sequencer) end() {
-	s.dropping <- struct{}{}
-	<-s.dropping
+	for _, beside := range []chan struct{}{s.dropping, s.looking} {
+		beside <- struct{}{}
+		<-beside
+	}
 	s.cancel()
 }
 
-// stop refuses all requests from now on and releases those that wait.
-func (s *Sequencer) stop(fatal error) {
+// stop refuses all requests from now on and releases those that wait. It reports
+// whether fatal is the first reason to stop for good.
+func (s *Sequencer) stop(fatal error) (first bool) {
 	s.mu.Lock()
 	s.stopped = true
 	rest := s.queue
 	s.queue, s.queueEntries, s.queueBytes = nil, 0, 0
 	if fatal != nil && s.fatal == nil {
+		first = true
 		s.fatal = fatal
 		close(s.done)
 	}
 	s.mu.Unlock()
 	refuse(rest, entry.ErrUnavailable)
+	return first
 }
 
 func refuse(requests []*request, err error) {

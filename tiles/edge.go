@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kiln/entry"
+	"kiln/internal/contain"
 	"kiln/storage"
 )
 
@@ -202,12 +203,14 @@ func (b *builder) objects() ([]storage.Object, error) {
 			continue
 		}
 		g.Go(func() error {
-			body, err := b.edge.compressor.compress(m.body)
-			if err != nil {
-				return fmt.Errorf("%s: %w", Path(m.tile), err)
-			}
-			objects[i] = tileObject(m.tile, body)
-			return nil
+			return contain.Run(func() error {
+				body, err := b.edge.compressor.compress(m.body)
+				if err != nil {
+					return fmt.Errorf("%s: %w", Path(m.tile), err)
+				}
+				objects[i] = tileObject(m.tile, body)
+				return nil
+			})
 		})
 	}
 	return objects, g.Wait()

@@ -198,7 +198,7 @@ func parseDataTile(t tlog.Tile, body []byte, want []tlog.Hash) ([]leaf, error) {
 	corrupt := func(format string, args ...any) error {
 		return &CorruptError{Path: Path(t), Detail: fmt.Sprintf(format, args...)}
 	}
-	rest, err := GunzipTile(t, body)
+	rest, err := Gunzip(body)
 	if err != nil {
 		return nil, corrupt("%v", err)
 	}
@@ -271,6 +271,25 @@ func edgeTile(size int64, level int) tlog.Tile {
 		N: size >> (Height * (level + 1)),
 		W: int(size >> (Height * level) % Width),
 	}
+}
+
+// EdgePaths returns the paths of the partial tiles on the right edge of a tree:
+// the hash tile of each level, and the data tile. Names tiles, which nothing
+// vouches for, are not among them.
+func EdgePaths(size int64) []string {
+	var paths []string
+	for l := range levels {
+		t := edgeTile(size, l)
+		if t.W == 0 {
+			continue
+		}
+		paths = append(paths, Path(t))
+		if l == 0 {
+			t.L = LevelData
+			paths = append(paths, Path(t))
+		}
+	}
+	return paths
 }
 
 // loadData reads the entries under the partial level-0 tile. Lines of names are
