@@ -35,13 +35,8 @@ bin/staticcheck: tools/lint/go.mod tools/lint/go.sum
 bin/gofumpt: tools/lint/go.mod tools/lint/go.sum
 	go build -C tools/lint -o ../../$@ mvdan.cc/gofumpt
 
-fuzz: ## each fuzz target for FUZZTIME (1m)
-	@for package in $$(go list ./...); do \
-		for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
-			echo "== $$package $$target"; \
-			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$package; \
-		done; \
-	done
+fuzz: ## each fuzz target for FUZZTIME (1m); FUZZ=regex chooses, FUZZFLAGS=-parallel=1 spares cores
+	@FUZZ='$(FUZZ)' FUZZTIME='$(FUZZTIME)' FUZZFLAGS='$(FUZZFLAGS)' tools/fuzz.sh
 
 bench: ## all benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

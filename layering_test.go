@@ -22,7 +22,7 @@ var floors = map[string]string{
 	// Floor 0: contracts and plain values.
 	".": "", "entry": "", "storage": "", "lock": "",
 	"internal/logkey": "", "internal/config": "", "internal/ring": "",
-	"internal/servers": "", "internal/s3client": "", "internal/contain": "",
+	"internal/servers": "", "internal/s3client": "", "internal/fuzztest": "", "internal/contain": "",
 	// Floor 1: what a contract, or one protocol document, needs.
 	"checkpoint": "internal/logkey", "tiles": "entry storage internal/contain", "dedup": "entry", "internal/chain": "entry",
 	"storage/dir": "storage", "storage/mem": "storage", "storage/s3": "storage internal/contain internal/s3client", "storage/storagetest": "storage",
@@ -66,7 +66,7 @@ var walls = map[string]string{
 	"go.yaml.in/yaml":                               "internal/config",
 	"net/http":                                      "frontend reader internal/s3client internal/daemon internal/fsck internal/roots internal/servers testlogs",
 	"golang.org/x/crypto/acme":                      "internal/daemon",
-	"testing":                                       "storage/storagetest lock/locktest",
+	"testing":                                       "storage/storagetest lock/locktest internal/fuzztest",
 }
 
 // sources calls f for each Go file of this module, tests included or not, with

@@ -46,7 +46,7 @@ type vectors struct {
 	} `json:"submission_cases"`
 }
 
-func readVectors(t *testing.T) *vectors {
+func readVectors(t testing.TB) *vectors {
 	t.Helper()
 	data, err := os.ReadFile("../testdata/vectors.json")
 	if err != nil {
@@ -60,7 +60,7 @@ func readVectors(t *testing.T) *vectors {
 }
 
 // body returns a submission of the named certificates.
-func (v *vectors) body(t *testing.T, names ...string) []byte {
+func (v *vectors) body(t testing.TB, names ...string) []byte {
 	t.Helper()
 	var req struct {
 		Chain [][]byte `json:"chain"`
@@ -82,7 +82,7 @@ func (v *vectors) body(t *testing.T, names ...string) []byte {
 // fakeLog is a Batcher and Issuers in memory. It fails the test when an entry
 // comes before its issuers are stored.
 type fakeLog struct {
-	t   *testing.T
+	t   testing.TB
 	key *logkey.Key
 
 	// add and put, if not nil, are called first; an error of theirs is returned.
@@ -157,14 +157,14 @@ func (l *fakeLog) size() (entries, added int) {
 // rig is a frontend over a fakeLog, with the configuration of the vectors.
 type rig struct {
 	*Frontend
-	t    *testing.T
+	t    testing.TB
 	v    *vectors
 	back *fakeLog
 	reg  *prometheus.Registry
 	logs *lockedBuffer // lines of level WARN and above
 }
 
-func newRig(t *testing.T, change func(*Config)) *rig {
+func newRig(t testing.TB, change func(*Config)) *rig {
 	t.Helper()
 	v := readVectors(t)
 	key, err := logkey.Parse([]byte(v.Log.PEM))

@@ -104,10 +104,21 @@ func takesGzip(r *http.Request) bool {
 			if !strings.EqualFold(strings.TrimSpace(name), "gzip") {
 				continue
 			}
-			q, given := strings.CutPrefix(strings.ReplaceAll(params, " ", ""), "q=")
-			weight, err := strconv.ParseFloat(q, 64)
-			return !given || err == nil && weight > 0
+			return weighs(params)
 		}
 	}
 	return false
+}
+
+// weighs reports whether the parameters of a coding give it a weight over 0.
+func weighs(params string) bool {
+	for one := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(one, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "q") {
+			continue
+		}
+		weight, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		return err == nil && weight > 0
+	}
+	return true
 }

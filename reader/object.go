@@ -62,7 +62,7 @@ func (rd *Reader) load(ctx context.Context, r *http.Request, to target) answer {
 		a.vary = true
 		if !takesGzip(r) {
 			a.encoding = ""
-			if a.body, err = tiles.Gunzip(body); err != nil {
+			if a.body, err = tiles.GunzipTile(to.tile, body); err != nil {
 				return rd.unreadable(ctx, r, to, err)
 			}
 		}
@@ -109,10 +109,13 @@ func takesGzip(r *http.Request) bool {
 
 // weighs reports whether the parameters of a coding give it a weight over 0.
 func weighs(params string) bool {
-	q, given := strings.CutPrefix(strings.ToLower(strings.ReplaceAll(params, " ", "")), "q=")
-	if !given {
-		return true
+	for one := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(one, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "q") {
+			continue
+		}
+		weight, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		return err == nil && weight > 0
 	}
-	weight, err := strconv.ParseFloat(q, 64)
-	return err == nil && weight > 0
+	return true
 }

@@ -112,6 +112,9 @@ func parseCert(der []byte) (*cert, error) {
 			c.extensions = append(c.extensions, ext)
 		}
 	}
+	if len(c.fields) == 0 || len(c.fields) <= c.field(spkiField) {
+		return nil, fmt.Errorf("TBSCertificate has %d elements before its extensions, and no key", len(c.fields))
+	}
 	return c, nil
 }
 
@@ -151,6 +154,11 @@ func elements(der []byte) ([]asn1.RawValue, error) {
 	return list, nil
 }
 
+const (
+	issuerField = 2
+	spkiField   = 5
+)
+
 // field returns the index of a field, counted as if version were absent:
 // serial 0, signature 1, issuer 2, validity 3, subject 4, spki 5.
 func (c *cert) field(i int) int {
@@ -160,8 +168,8 @@ func (c *cert) field(i int) int {
 	return i
 }
 
-func (c *cert) issuerName() []byte { return c.fields[c.field(2)] }
-func (c *cert) spki() []byte       { return c.fields[c.field(5)] }
+func (c *cert) issuerName() []byte { return c.fields[c.field(issuerField)] }
+func (c *cert) spki() []byte       { return c.fields[c.field(spkiField)] }
 
 func (c *cert) removeExtension(id asn1.ObjectIdentifier) {
 	kept := c.extensions[:0:0]
@@ -195,7 +203,7 @@ func (c *cert) hasExtKeyUsage(id asn1.ObjectIdentifier) bool {
 // identifier that the final certificate will have: those of its Precertificate
 // Signing Certificate (RFC 6962 section 3.2).
 func (c *cert) adoptIssuer(signer *cert) {
-	c.fields[c.field(2)] = signer.issuerName()
+	c.fields[c.field(issuerField)] = signer.issuerName()
 	aki := asn1.ObjectIdentifier{2, 5, 29, 35}
 	mine, theirs := c.find(aki), signer.find(aki)
 	switch {

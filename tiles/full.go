@@ -70,7 +70,7 @@ func (f *Full) read(ctx context.Context, bucket storage.Bucket, tree tlog.Tree) 
 			return err
 		}
 	}
-	if f.body, err = Gunzip(raw); err != nil {
+	if f.body, err = GunzipTile(f.tile, raw); err != nil {
 		return &CorruptError{Path: Path(f.tile), Detail: err.Error()}
 	}
 	return f.divide()
@@ -106,13 +106,14 @@ func (f *Full) Covers(width int, body []byte) error {
 	if t.W = width; width < 1 || width >= Width {
 		return fmt.Errorf("width %d is not that of a partial tile", width)
 	}
+	want := f.body[:f.ends[width-1]]
 	if t.L < 0 {
 		var err error
-		if body, err = Gunzip(body); err != nil {
+		if body, err = GunzipTile(t, body); err != nil {
 			return &CorruptError{Path: Path(t), Detail: err.Error()}
 		}
 	}
-	if want := f.body[:f.ends[width-1]]; !bytes.Equal(body, want) {
+	if !bytes.Equal(body, want) {
 		return &CorruptError{Path: Path(t), Detail: fmt.Sprintf("its %d bytes, decoded, are not the first %d of %s", len(body), len(want), Path(f.tile))}
 	}
 	return nil

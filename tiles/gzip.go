@@ -10,11 +10,20 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
-// maxTile bounds what a data or names tile decodes to: 256 entries of at most
-// three 16 MiB fields could be more, but admission keeps entries under 1 MiB.
-const maxTile = 512 << 20
+// Bounds of what a data or names tile decodes to, in bytes. 256 entries of at most
+// three 16 MiB fields could be more, but admission keeps entries under MaxEntry.
+// The bounds of one tile follow from its width, so that a few bytes in the storage
+// cannot make a reader of it take hundreds of megabytes.
+const (
+	// MaxEntry is the longest TileLeaf that is read back from a tile.
+	MaxEntry = 1 << 20
+
+	maxNamesLine = 6 * MaxEntry // JSON writes six bytes for some that stand in a certificate
+	maxTile      = 512 << 20
+)
 
 // gzipLevel was measured on real entries: level 5 takes about a third of the
 // time of the standard library's default at nearly the same size.
@@ -58,6 +67,16 @@ func (c *compressor) compress(data []byte) ([]byte, error) {
 // Gunzip decodes a data or names tile: exactly one gzip member, bounded in
 // size. It uses the standard library, not the library that compressed.
 func Gunzip(body []byte) ([]byte, error) { return gunzip(body, maxTile) }
+
+// GunzipTile decodes a data or names tile whose width is known, which bounds it
+// more tightly.
+func GunzipTile(t tlog.Tile, body []byte) ([]byte, error) {
+	each := int64(MaxEntry)
+	if t.L == LevelNames {
+		each = maxNamesLine
+	}
+	return gunzip(body, min(maxTile, int64(t.W)*each))
+}
 
 func gunzip(body []byte, limit int64) ([]byte, error) {
 	// The standard library passes over reserved flags, with which other readers

@@ -198,7 +198,7 @@ func parseDataTile(t tlog.Tile, body []byte, want []tlog.Hash) ([]leaf, error) {
 	corrupt := func(format string, args ...any) error {
 		return &CorruptError{Path: Path(t), Detail: fmt.Sprintf(format, args...)}
 	}
-	rest, err := Gunzip(body)
+	rest, err := GunzipTile(t, body)
 	if err != nil {
 		return nil, corrupt("%v", err)
 	}

@@ -223,7 +223,7 @@ func (v *verifier) checkEntry(l leaf) error {
 }
 
 func checkNames(t tlog.Tile, body []byte) error {
-	lines, err := Gunzip(body)
+	lines, err := GunzipTile(t, body)
 	if err != nil {
 		return fmt.Errorf("%s: %w", Path(t), err)
 	}

@@ -57,7 +57,9 @@ func splitS3(s string) (bucket, prefix string, ok bool) {
 
 var (
 	bucketForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*[a-z0-9](\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
-	partsForm  = regexp.MustCompile(`^[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*$`)
+	// pathsForm is what storage takes for the elements of a path.
+	pathsForm = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$`)
+	partsForm = regexp.MustCompile(`^[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*$`)
 )
 
 // parseS3 takes s3://BUCKET/PREFIX. One slash at the end is taken off.
@@ -81,6 +83,9 @@ func parseS3(s, want string) (string, *problem) {
 	}
 	if why := badPrefix(prefix); why != "" {
 		return bad(why)
+	}
+	if !pathsForm.MatchString(prefix) {
+		return bad("has a prefix with a tilde, or with a part that begins with a dot")
 	}
 	return s3Scheme + bucket + "/" + prefix, nil
 }

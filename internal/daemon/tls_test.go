@@ -26,7 +26,7 @@ import (
 
 // writeCertificate writes a throw-away certificate for a name into cert.pem and
 // key.pem of a folder.
-func writeCertificate(t *testing.T, folder, name string) (c config.TLS) {
+func writeCertificate(t testing.TB, folder, name string) (c config.TLS) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

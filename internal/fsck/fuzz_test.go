@@ -3,6 +3,7 @@ package fsck
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"os"
 	"strings"
@@ -68,11 +69,15 @@ func TestLeafOfManyPromises(t *testing.T) {
 
 func FuzzState(f *testing.F) {
 	f.Add(must(Seal([]byte(`{"kiln_fsck":1}`))))
+	f.Add(append(must(Seal([]byte(`{"kiln_fsck":1}`))), `{}`...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, d := range [][]byte{data, sealed(data)} {
 			s, err := parseState(d)
 			if err != nil {
 				continue
+			}
+			if !json.Valid(d) {
+				t.Fatalf("something follows the state in %q", d)
 			}
 			spine, err := s.Pass.spine()
 			if err != nil {

@@ -208,7 +208,7 @@ func maxAge(h http.Header) (seconds int64, said bool) {
 				return 0, true
 			case "max-age":
 				n, err := strconv.ParseInt(strings.Trim(value, `"`), 10, 64)
-				if err != nil {
+				if err != nil || n < 0 {
 					return 0, false
 				}
 				seconds, said = n, true

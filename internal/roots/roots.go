@@ -69,8 +69,8 @@ func (f Fingerprint) String() string { return hex.EncodeToString(f[:]) }
 func ParseFingerprint(s string) (Fingerprint, error) {
 	var f Fingerprint
 	digits := s
-	if len(s) == 3*len(f)-1 {
-		digits = strings.ReplaceAll(s, ":", "")
+	if pairs := strings.Split(s, ":"); len(pairs) == len(f) && !slices.ContainsFunc(pairs, func(p string) bool { return len(p) != 2 }) {
+		digits = strings.Join(pairs, "")
 	}
 	if len(digits) != 2*len(f) {
 		return f, fmt.Errorf("%.80q is no SHA-256 fingerprint: want 64 hexadecimal digits", s)
