@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strconv"
 	"sync"
 	"syscall"
@@ -26,12 +27,13 @@ import (
 // process is kiln serve as a program of its own.
 type process struct {
 	cmd    *exec.Cmd
+	began  time.Time
 	output *output
 	exited chan struct{} // closed when it has ended, after err was set
 	err    error
 }
 
-// output keeps what a process prints, for messages.
+// output keeps what a process prints.
 type output struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -44,12 +46,24 @@ func (o *output) Write(b []byte) (int, error) {
 	return o.buf.Write(b)
 }
 
-// String returns the last of what was printed.
+// String returns the last of what was printed, for messages.
 func (o *output) String() string {
+	all := o.since(0)
+	return all[max(0, len(all)-8000):]
+}
+
+// len returns how much was printed.
+func (o *output) len() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	b := o.buf.Bytes()
-	return string(b[max(0, len(b)-8000):])
+	return o.buf.Len()
+}
+
+// since returns what was printed after the first n bytes.
+func (o *output) since(n int) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.buf.Bytes()[n:])
 }
 
 // freeAddress returns an address of the loopback interface that was free just
@@ -66,16 +80,37 @@ func freeAddress(t *testing.T) string {
 // serve starts kiln serve on a log's configuration and does not wait.
 func serve(t *testing.T, log *testlogs.Log) *process {
 	t.Helper()
-	p := &process{output: new(output), exited: make(chan struct{})}
-	p.cmd = exec.Command(kilnBinary(t), "serve", "-c", log.ConfigPath)
-	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
-	if err := p.cmd.Start(); err != nil {
+	return serveFile(t, log.ConfigPath)
+}
+
+// serveFile is serve of a configuration file. What the process prints is also
+// written beside that.
+func serveFile(t *testing.T, config string) *process {
+	t.Helper()
+	printed, err := os.OpenFile(config+".out", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
 		t.Fatal(err)
 	}
+	p := &process{output: new(output), exited: make(chan struct{}), began: time.Now()}
+	p.cmd = exec.Command(kilnBinary(t), "serve", "-c", config)
+	to := io.MultiWriter(p.output, printed)
+	p.cmd.Stdout, p.cmd.Stderr = to, to
+	p.cmd.SysProcAttr = diesWithParent()
+	started := make(chan error)
 	go func() {
-		defer close(p.exited)
-		p.err = p.cmd.Wait()
+		runtime.LockOSThread() // for the kernel the thread that started it is the parent
+		defer runtime.UnlockOSThread()
+		defer printed.Close()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = p.cmd.Wait()
+			close(p.exited)
+		}
 	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(p.kill)
 	return p
 }
@@ -97,7 +132,7 @@ func (p *process) signal(s os.Signal) error {
 
 // ready waits until the log serves its checkpoint.
 func (p *process) ready(ctx context.Context, url string) error {
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"checkpoint", nil)

@@ -291,7 +291,7 @@ func (l *s3Log) work(t *testing.T, ctx context.Context) *s3Work {
 				w.fault(err)
 				return
 			}
-			pause(ctx)
+			pause(ctx, 5*time.Millisecond)
 		}
 	})
 	t.Cleanup(stop)
@@ -334,12 +334,6 @@ func (w *s3Work) fault(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.faults = append(w.faults, err)
-}
-
-// isRefused reports whether an answer says that the log cannot at the moment.
-func isRefused(err error) bool {
-	var status *testlogs.StatusError
-	return errors.As(err, &status) && status.Code == http.StatusServiceUnavailable
 }
 
 // accept waits for so many SCTs.
