@@ -8,8 +8,11 @@ SHELL := bash
 
 FUZZTIME ?= 1m
 RACECOUNT ?= 5
+KILLS ?= 200
+PAUSES ?= 20
+SEED ?= 0
 
-.PHONY: help build test race lint fuzz bench demo docs clean
+.PHONY: help build test race lint soak fuzz bench demo docs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +25,9 @@ test: lint ## everything: lint, then all tests with the race detector
 
 race: ## the tests that need no other program, RACECOUNT times (5), with the race detector
 	go test -race -short -count=$(RACECOUNT) -timeout 60m $$(go list ./... | grep -v /internal/e2e)
+
+soak: ## kill -9 the process KILLS times (200) on each kind of storage, pause one of two PAUSES times (20); SEED repeats a run's moments
+	go test -count=1 -timeout 2h -v -run '^(TestKill|TestPause)$$' ./internal/e2e -soak.kills=$(KILLS) -soak.pauses=$(PAUSES) -soak.seed=$(SEED)
 
 lint: bin/staticcheck bin/gofumpt ## go vet, formatting and staticcheck
 	go vet ./...

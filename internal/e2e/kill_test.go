@@ -125,12 +125,8 @@ func (k *killing) log(t *testing.T, backend testlogs.Backend, kills int) {
 		// Rounds follow each other at once, so that most kills are in one.
 		Configure: func(c *config.Log) { c.Period = config.MinPeriod },
 		Through: func(endpoint string) string {
-			proxy, err := servers.NewProxy(t.Context(), endpoint)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = proxy.Close() }) // the log ends before, and the test after
-			proxy.SetLatency(3 * time.Millisecond)  // requests outlive the process that made them
+			proxy := newProxy(t, endpoint)
+			proxy.SetLatency(3 * time.Millisecond) // requests outlive the process that made them
 			return proxy.Endpoint
 		},
 	})
@@ -138,6 +134,7 @@ func (k *killing) log(t *testing.T, backend testlogs.Backend, kills int) {
 		killing: k, log: log, backend: backend, prefix: "http://" + address + "/" + log.Conf.Name + "/", stored: newStored(log),
 		load: &load{ca: log.CA, remember: func(s *testlogs.SCT) { log.Auditor().Remember(s) }, refusals: backend != testlogs.Embedded},
 	}
+	w.load.rest.Store(int64(40 * time.Millisecond))
 	w.load.clients = []*testlogs.Client{log.ClientAt(w.prefix)}
 	w.url = w.stored.serve(t)
 	log.Auditor().SetURL(w.prefix)

@@ -11,8 +11,11 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"kiln/testlogs"
 )
@@ -26,6 +29,11 @@ type load struct {
 	// refusals says that a process may answer 503 while another writes the log,
 	// or while its storage is away.
 	refusals bool
+
+	// rest is the most that a worker rests between two submissions, in ns.
+	rest atomic.Int64
+	// last is the client that had an SCT last, which most submissions go to.
+	last atomic.Int64
 
 	workers sync.WaitGroup
 	stop    context.CancelFunc
@@ -56,7 +64,7 @@ func (l *load) start(ctx context.Context, submitters int, watchers ...*testlogs.
 				if chain, ok := l.issue(); ok {
 					l.try(ctx, chain)
 				}
-				pause(ctx, rand.N(40*time.Millisecond)) // not in step
+				l.idle(ctx)
 			}
 		})
 	}
@@ -83,11 +91,17 @@ func (l *load) end(t *testing.T, ctx context.Context) {
 	t.Helper()
 	l.stop()
 	l.workers.Wait()
-	unsure := l.unsure
-	l.unsure = nil
+	unsure, last := l.unsure, l.last.Swap(0)
+	l.unsure, l.clients = nil, l.clients[last:last+1]
+	var g errgroup.Group
+	g.SetLimit(16)
 	for _, chain := range unsure {
-		l.try(ctx, chain)
+		g.Go(func() error {
+			l.try(ctx, chain)
+			return nil
+		})
 	}
+	_ = g.Wait() // try has said what is wrong
 	l.check(t)
 	if len(l.unsure) > 0 {
 		t.Fatalf("%d submissions are still unanswered: %v", len(l.unsure), ctx.Err())
@@ -134,7 +148,16 @@ func (l *load) issue() (testlogs.Chain, bool) {
 	return chain, err == nil
 }
 
-func (l *load) client() *testlogs.Client { return l.clients[rand.IntN(len(l.clients))] }
+// idle rests, so that workers are not in step.
+func (l *load) idle(ctx context.Context) { pause(ctx, rand.N(time.Duration(l.rest.Load()))) }
+
+// client returns the client that had an SCT last, now and then any.
+func (l *load) client() int {
+	if rand.IntN(5) == 0 {
+		return rand.IntN(len(l.clients))
+	}
+	return int(l.last.Load())
+}
 
 // try submits a chain until it has its SCT or ctx ends.
 func (l *load) try(ctx context.Context, chain testlogs.Chain) {
@@ -142,6 +165,11 @@ func (l *load) try(ctx context.Context, chain testlogs.Chain) {
 		l.keep(chain, sct)
 		return
 	}
+	l.later(chain)
+}
+
+// later keeps a chain that was sent and not answered until all is over.
+func (l *load) later(chain testlogs.Chain) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.unsure = append(l.unsure, chain)
@@ -157,9 +185,11 @@ func (l *load) keep(chain testlogs.Chain, sct *testlogs.SCT) {
 // answer returns the SCT of a chain, however many processes that takes.
 func (l *load) answer(ctx context.Context, chain testlogs.Chain) (*testlogs.SCT, bool) {
 	for ctx.Err() == nil {
-		sct, err := l.client().Submit(ctx, chain)
+		n := l.client()
+		sct, err := l.clients[n].Submit(ctx, chain)
 		switch {
 		case err == nil:
+			l.last.Store(int64(n))
 			return sct, true
 		case ctx.Err() != nil:
 			return nil, false
@@ -171,6 +201,7 @@ func (l *load) answer(ctx context.Context, chain testlogs.Chain) (*testlogs.SCT,
 		default:
 			l.count(&l.cut)
 		}
+		l.last.Store(int64(rand.IntN(len(l.clients))))
 		pause(ctx, 5*time.Millisecond)
 	}
 	return nil, false
@@ -178,7 +209,7 @@ func (l *load) answer(ctx context.Context, chain testlogs.Chain) (*testlogs.SCT,
 
 // repeat submits again what has its SCT: the very same one comes back.
 func (l *load) repeat(ctx context.Context) {
-	for ; ctx.Err() == nil; pause(ctx, 10*time.Millisecond) {
+	for ; ctx.Err() == nil; l.idle(ctx) {
 		l.mu.Lock()
 		n := len(l.held)
 		if n == 0 {
@@ -201,13 +232,13 @@ func (l *load) repeat(ctx context.Context) {
 // leave submits and goes away before the answer. Half of these clients come back
 // at once, the others when all is over.
 func (l *load) leave(ctx context.Context) {
-	for ; ctx.Err() == nil; pause(ctx, 20*time.Millisecond) {
+	for ; ctx.Err() == nil; l.idle(ctx) {
 		chain, ok := l.issue()
 		if !ok {
 			return
 		}
 		short, cancel := context.WithTimeout(ctx, rand.N(30*time.Millisecond))
-		sct, err := l.client().Submit(short, chain)
+		sct, err := l.clients[l.client()].Submit(short, chain)
 		cancel()
 		switch {
 		case err == nil:
@@ -223,9 +254,7 @@ func (l *load) leave(ctx context.Context) {
 			l.try(ctx, chain)
 			continue
 		}
-		l.mu.Lock()
-		l.unsure = append(l.unsure, chain)
-		l.mu.Unlock()
+		l.later(chain)
 	}
 }
 

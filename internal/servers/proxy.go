@@ -39,7 +39,21 @@ type Fault struct {
 	// Delay comes before all of that. With Through it is all there is.
 	Delay   time.Duration
 	Through bool
+
+	held *Held // by Hold
 }
+
+// Held is a request that a [Proxy] keeps.
+type Held struct {
+	// Reached is closed when the request is here.
+	Reached <-chan struct{}
+
+	reached, released chan struct{}
+	once              sync.Once
+}
+
+// Release lets the request go on. It may be called before it is here, and again.
+func (h *Held) Release() { h.once.Do(func() { close(h.released) }) }
 
 // Trip is one request that went through a [Proxy].
 type Trip struct {
@@ -110,6 +124,20 @@ func (p *Proxy) Inject(f Fault) {
 		f.Times = 1
 	}
 	p.faults = append(p.faults, &f)
+}
+
+// Hold keeps one request that fits a fault until it is released, and then lets it
+// through, even if its client has gone: a network that delivers late. With
+// AfterEffect it is the answer that is late. Other fields of the fault are not
+// looked at. [Proxy.Close] releases no request: the caller does.
+func (p *Proxy) Hold(f Fault) *Held {
+	h := &Held{reached: make(chan struct{}), released: make(chan struct{})}
+	h.Reached = h.reached
+	p.Inject(Fault{
+		Method: f.Method, Path: f.Path, Conditional: f.Conditional, Skip: f.Skip,
+		AfterEffect: f.AfterEffect, Through: true, held: h,
+	})
+	return h
 }
 
 // Heal removes all faults that are left, and returns how many were.
@@ -189,11 +217,17 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !sleep(r.Context(), latency) {
 		panic(http.ErrAbortHandler)
 	}
+	if fault != nil && !fault.AfterEffect {
+		fault.held.wait()
+	}
 	var a *answer
 	if through || fault.AfterEffect || fault.Truncate {
 		if a, err = p.forward(r, body); err != nil {
 			panic(http.ErrAbortHandler) // as the server did
 		}
+	}
+	if fault != nil && fault.AfterEffect {
+		fault.held.wait()
 	}
 	if fault != nil && !through && !fault.Truncate {
 		a = nil
@@ -208,6 +242,16 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	trip.Status = a.status
 	a.write(w, fault != nil && fault.Truncate)
+}
+
+// wait says that the request is here, and waits until it may go on. Nothing is
+// held if h is nil.
+func (h *Held) wait() {
+	if h == nil {
+		return
+	}
+	close(h.reached)
+	<-h.released
 }
 
 // answer is a response, held whole.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -64,6 +65,54 @@ func TestProxy(t *testing.T) {
 			}
 			if trips := p.Trips(); len(trips) < 2 || len(trips) > 3 || !c.fault.Hang && servers.LongestChain(trips) != len(trips) {
 				t.Errorf("trips: %+v", trips)
+			}
+		})
+	}
+}
+
+// TestHold keeps a request, or its answer, while others go through, and lets it go
+// on after its client has left.
+func TestHold(t *testing.T) {
+	t.Parallel()
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("AfterEffect=%v", after), func(t *testing.T) {
+			t.Parallel()
+			paths := make(chan string, 10)
+			upstream := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { paths <- r.URL.Path }))
+			defer upstream.Close()
+			p := newProxy(t, upstream.URL)
+			held := p.Hold(servers.Fault{Path: "/held", AfterEffect: after})
+			defer held.Release()
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			req, err := http.NewRequestWithContext(ctx, http.MethodPut, p.Endpoint+"/held", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left := make(chan error)
+			go func() {
+				_, err := new(http.Transport).RoundTrip(req)
+				left <- err
+			}()
+			<-held.Reached
+			leave()
+			if err := <-left; !errors.Is(err, context.Canceled) {
+				t.Errorf("a client that left was told: %v", err)
+			}
+			if got := ask(t, p, http.MethodPut, "/other", false); got != "200 " {
+				t.Errorf("meanwhile another request was answered %q", got)
+			}
+			held.Release()
+			held.Release()
+			want := []string{"/other", "/held"}
+			if after {
+				want = []string{"/held", "/other"}
+			}
+			if got := []string{<-paths, <-paths}; !slices.Equal(got, want) {
+				t.Errorf("the server got %q, want %q", got, want)
+			}
+			if got := ask(t, p, http.MethodPut, "/held", false); got != "200 " {
+				t.Errorf("the next request was answered %q", got)
 			}
 		})
 	}

@@ -1,0 +1,518 @@
+package e2e_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"kiln/internal/config"
+	"kiln/internal/servers"
+	"kiln/testlogs"
+)
+
+var soakPauses = flag.Int("soak.pauses", 0, "how often TestPause pauses a process on each backend; 0 is twice")
+
+const (
+	// pausesPerLog keeps logs small, as killsPerLog does.
+	pausesPerLog = 5
+
+	// fast and slow are the most that a client of TestPause rests between two
+	// submissions: about the moment of a pause, and while a takeover takes its time.
+	fast, slow = 20 * time.Millisecond, 300 * time.Millisecond
+
+	// impatient clients try elsewhere when they have waited so long; a patient one
+	// waits for the 503 of a process that stands by, which comes after 10 s.
+	impatient, patient = 2 * time.Second, 30 * time.Second
+)
+
+// TestPause has two processes write one log, on two machines as it were. The one
+// that does is stopped, at a random moment or with one of its requests on the
+// way, for as long as the other needs to take over; then it goes on where it was.
+// And so on with the other. Neither may have harmed the log, nor have stopped:
+// all there is to see is the audit of one log, in which every SCT of either
+// process has its place, and no submission two.
+func TestPause(t *testing.T) {
+	t.Parallel()
+	seed := drawSeed(t)
+	for _, backend := range testlogs.Backends() {
+		t.Run(backend.String(), func(t *testing.T) {
+			t.Parallel()
+			pauses := 2
+			if *soakPauses > 0 {
+				pauses = *soakPauses
+			}
+			s := &pausing{moments: draws(seed, "pause "+backend.String())}
+			for n := 0; s.pauses < pauses; n++ {
+				name := fmt.Sprintf("log %d", n+1)
+				if !t.Run(name, func(t *testing.T) { s.log(t, backend, min(pausesPerLog, pauses-s.pauses)) }) {
+					return
+				}
+			}
+			t.Log(s.table())
+			if s.takeovers == 0 {
+				t.Error("no process ever took over")
+			}
+		})
+	}
+}
+
+// pausing draws the pauses of one backend, and counts what they met.
+type pausing struct {
+	moments *rand.Rand
+
+	pauses, atRandom, held, heldCommit, late, chained int
+	takeovers, blocked, superseded, restarts          int
+	scts, checkpoints, cut, refused, left, repeat     int
+	longest                                           time.Duration // a takeover
+}
+
+// machine is one of the two processes, with what is its own.
+type machine struct {
+	name    string
+	config  string // of its kiln.yaml
+	prefix  string
+	proxy   *servers.Proxy // to its S3 server; nil on a directory
+	client  *testlogs.Client
+	auditor *testlogs.Auditor // of what the process serves
+	p       *process
+	asked   chan error // of the last ask; nil for none
+}
+
+// pair is one log and its two processes.
+type pair struct {
+	*pausing
+	log      *testlogs.Log
+	backend  testlogs.Backend
+	machines [2]*machine
+	stored   *testlogs.Auditor // of what lies in the storage
+	load     *load
+}
+
+// log makes a log with two processes, and pauses so many times the one that
+// writes.
+func (s *pausing) log(t *testing.T, backend testlogs.Backend, pauses int) {
+	ctx := deadline(t, 10*time.Minute)
+	w := s.newPair(t, ctx, backend)
+	w.load.start(ctx, 4, w.stored, w.machines[0].auditor, w.machines[1].auditor)
+	var paused *machine // since the pause before
+	for range pauses {
+		writer, other := w.writer(t, ctx, paused)
+		w.answered(t, writer)
+		paused = w.pause(t, ctx, writer, other, paused)
+		w.load.check(t)
+	}
+	w.resume(t, ctx, paused)
+	w.finish(t, ctx)
+}
+
+// newPair starts both processes.
+func (s *pausing) newPair(t *testing.T, ctx context.Context, backend testlogs.Backend) *pair {
+	t.Helper()
+	a, b := &machine{name: "A"}, &machine{name: "B"}
+	address := freeAddress(t)
+	log := testlogs.New(keeper{t}, testlogs.Options{
+		Backend: backend, Listen: address,
+		Configure: func(c *config.Log) { c.Period = config.MinPeriod },
+		Through: func(endpoint string) string {
+			a.proxy = newProxy(t, endpoint)
+			return a.proxy.Endpoint
+		},
+	})
+	a.config, a.prefix = log.ConfigPath, "http://"+address+"/"+log.Conf.Name+"/"
+	w := &pair{pausing: s, log: log, backend: backend, machines: [2]*machine{a, b}, stored: log.Auditor()}
+	w.stored.SetURL(newStored(log).serve(t))
+	w.secondConfig(t, b)
+	w.load = &load{ca: log.CA, remember: w.remember, refusals: true}
+	w.load.rest.Store(int64(fast))
+	for _, m := range w.machines {
+		m.client = w.newClient(t, m, patient)
+		w.load.clients = append(w.load.clients, w.newClient(t, m, impatient))
+		var err error
+		m.auditor, err = testlogs.NewAuditor(testlogs.AuditorConfig{
+			URL: m.prefix, Origin: log.Conf.Origin, SPKI: log.SPKI, HTTP: newHTTP(t, impatient),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.start(t, ctx, m)
+	}
+	return w
+}
+
+func newProxy(t *testing.T, endpoint string) *servers.Proxy {
+	t.Helper()
+	proxy, err := servers.NewProxy(t.Context(), endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() }) // the log ends before, and the test after
+	return proxy
+}
+
+func newHTTP(t *testing.T, timeout time.Duration) *http.Client {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: 256}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Timeout: timeout, Transport: transport}
+}
+
+func (w *pair) newClient(t *testing.T, m *machine, timeout time.Duration) *testlogs.Client {
+	t.Helper()
+	c, err := testlogs.NewClient(m.prefix, w.log.SPKI, newHTTP(t, timeout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// secondConfig writes the configuration of the second process: the same log,
+// but what a machine has for itself.
+func (w *pair) secondConfig(t *testing.T, m *machine) {
+	t.Helper()
+	cfg, err := config.Load(w.log.ConfigPath, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Listen, cfg.Admin = freeAddress(t), freeAddress(t)
+	cfg.Path = filepath.Join(cfg.Dir, "kiln-b.yaml")
+	cfg.Logs[0].Dedup = filepath.Join(cfg.Dir, "dedup-b.db")
+	if cfg.S3 != nil {
+		m.proxy = newProxy(t, w.log.S3.Endpoint)
+		cfg.S3.Endpoint = m.proxy.Endpoint
+	}
+	if err := os.WriteFile(cfg.Path, config.Render(cfg), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m.config, m.prefix = cfg.Path, "http://"+cfg.Listen+"/"+cfg.Logs[0].Name+"/"
+}
+
+// start starts a process, as often as its supervisor would: one that loses its
+// first swap to another process ends.
+func (w *pair) start(t *testing.T, ctx context.Context, m *machine) {
+	t.Helper()
+	for {
+		w.removeLockFiles(t)
+		m.p = serveFile(t, m.config)
+		err := m.p.ready(ctx, m.prefix)
+		if err == nil {
+			return
+		}
+		if !strings.Contains(m.p.output.String(), "another sequencer has written to the log") {
+			t.Fatalf("start %s: %v", m.name, err)
+		}
+		w.restarts++
+	}
+}
+
+// removeLockFiles does what nobody should: the files keep a second process of
+// one machine off the log.
+func (w *pair) removeLockFiles(t *testing.T) {
+	t.Helper()
+	if w.backend != testlogs.Embedded {
+		return
+	}
+	for _, dir := range []string{w.log.Conf.Storage, filepath.Dir(w.log.Conf.Lock)} {
+		files, err := filepath.Glob(filepath.Join(dir, ".serve*.lock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if err := os.Remove(f); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func (w *pair) remember(s *testlogs.SCT) {
+	w.stored.Remember(s)
+	for _, m := range w.machines {
+		m.auditor.Remember(s)
+	}
+}
+
+// roundLine is what a process prints of each round.
+var roundLine = regexp.MustCompile(`msg=round .* timestamp=(\d+) `)
+
+// lastRound returns the timestamp of the last round of a process, in ms.
+func (m *machine) lastRound(t *testing.T) int64 {
+	t.Helper()
+	all := roundLine.FindAllStringSubmatch(m.p.output.since(0), -1)
+	if len(all) == 0 {
+		return 0
+	}
+	ms, err := strconv.ParseInt(all[len(all)-1][1], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ms
+}
+
+// standsBy reports whether the process has found out that another one writes.
+func (m *machine) standsBy() bool {
+	printed := m.p.output.since(0)
+	return strings.LastIndex(printed, `msg="standing by`) > strings.LastIndex(printed, `msg="log loaded"`)
+}
+
+// until waits for something of a process.
+func (w *pair) until(t *testing.T, ctx context.Context, m *machine, what string, is func() bool) {
+	t.Helper()
+	for !is() {
+		select {
+		case <-m.p.exited:
+			t.Fatalf("%s has stopped by itself before %s: %v\n%s", m.name, what, m.p.err, m.p.output)
+		case <-ctx.Done():
+			t.Fatalf("%s: waited in vain for %s\n%s", m.name, what, m.p.output)
+		case <-time.After(10 * time.Millisecond):
+		}
+		w.load.check(t)
+	}
+}
+
+// writer returns the process that writes the log, and the other one, once that
+// stands by or is paused.
+func (w *pair) writer(t *testing.T, ctx context.Context, paused *machine) (writer, other *machine) {
+	t.Helper()
+	w.load.rest.Store(int64(fast))
+	a, b := w.machines[0], w.machines[1]
+	w.until(t, ctx, a, "one process that writes and one that does not", func() bool {
+		writer, other = a, b
+		if paused == a || paused == nil && a.lastRound(t) < b.lastRound(t) {
+			writer, other = b, a
+		}
+		return !writer.standsBy() && (other == paused || other.standsBy())
+	})
+	return writer, other
+}
+
+// pause stops the writer, and has the other take over, which may have been
+// stopped until then. It returns the process that is left stopped, if one is.
+func (w *pair) pause(t *testing.T, ctx context.Context, writer, other, paused *machine) *machine {
+	t.Helper()
+	held := w.stop(t, ctx, writer)
+	w.pauses++
+	w.load.rest.Store(int64(slow))
+	late := w.moments.IntN(2) == 0 // the request arrives when the other has gone on
+	if held != nil && !late {
+		held.Release()
+	}
+	began, mark := time.Now(), other.p.output.len()
+	if paused != nil {
+		w.signal(t, other, syscall.SIGCONT)
+	}
+	took := w.takesOver(t, ctx, other, mark)
+	if took {
+		w.takeovers++
+		w.longest = max(w.longest, time.Since(began))
+		w.accept(t, ctx, other, 5)
+	}
+	if held != nil && late {
+		w.late++
+		held.Release()
+		w.accept(t, ctx, other, 5)
+	}
+	audit(t, ctx, w.stored)
+	switch {
+	case !took:
+		w.blocked++
+		w.signal(t, writer, syscall.SIGCONT)
+		return nil
+	case w.moments.IntN(3) == 0:
+		w.chained++
+		return writer
+	}
+	w.resume(t, ctx, writer)
+	w.ask(t, ctx, writer)
+	return nil
+}
+
+// stop stops the writer at a random moment, or with a request of a round on its
+// way, or with an answer on its way back, which is returned.
+func (w *pair) stop(t *testing.T, ctx context.Context, writer *machine) *servers.Held {
+	t.Helper()
+	kinds := []string{"/staging/", "/tile/", "/checkpoint", ""}
+	switch w.backend {
+	case testlogs.Embedded:
+		kinds = []string{""}
+	case testlogs.S3:
+		kinds = append([]string{"/lock/"}, kinds...)
+	}
+	kind := kinds[0] // of the first pause: the commit, or what comes before it
+	if w.pauses > 0 {
+		kind = kinds[w.moments.IntN(len(kinds))]
+	}
+	if kind == "" {
+		w.atRandom++
+		pause(ctx, time.Duration(w.moments.Int64N(int64(200*time.Millisecond))))
+		w.signal(t, writer, syscall.SIGSTOP)
+		return nil
+	}
+	held := writer.proxy.Hold(servers.Fault{Method: http.MethodPut, Path: kind, AfterEffect: w.moments.IntN(2) == 0})
+	t.Cleanup(held.Release)
+	select {
+	case <-held.Reached:
+	case <-ctx.Done():
+		t.Fatalf("%s writes no %s\n%s", writer.name, kind, writer.p.output)
+	}
+	w.signal(t, writer, syscall.SIGSTOP)
+	w.held++
+	if kind == "/lock/" {
+		w.heldCommit++
+	}
+	return held
+}
+
+func (w *pair) signal(t *testing.T, m *machine, s syscall.Signal) {
+	t.Helper()
+	if err := m.p.cmd.Process.Signal(s); err != nil {
+		t.Fatalf("signal %s: %v\n%s", m.name, err, m.p.output)
+	}
+}
+
+// takesOver waits until a process has written a round. On a directory it may
+// wait in vain: the one that was stopped may hold a lock on a file, which nobody
+// can take from it. That ends when it goes on, or is killed.
+func (w *pair) takesOver(t *testing.T, ctx context.Context, m *machine, mark int) bool {
+	t.Helper()
+	var lost <-chan time.Time
+	if w.backend == testlogs.Embedded {
+		lost = time.After(30 * time.Second)
+	}
+	took := true
+	w.until(t, ctx, m, "its takeover", func() bool {
+		select {
+		case <-lost:
+			took = false
+			return true
+		default:
+			return roundLine.MatchString(m.p.output.since(mark))
+		}
+	})
+	return took
+}
+
+// accept waits for more SCTs.
+func (w *pair) accept(t *testing.T, ctx context.Context, m *machine, n int) {
+	t.Helper()
+	want := w.load.accepted() + n
+	w.until(t, ctx, m, "more SCTs", func() bool { return w.load.accepted() >= want })
+}
+
+// resume lets a stopped process go on, which then finds out that another one
+// writes.
+func (w *pair) resume(t *testing.T, ctx context.Context, m *machine) {
+	t.Helper()
+	if m == nil {
+		return
+	}
+	mark := m.p.output.len()
+	w.signal(t, m, syscall.SIGCONT)
+	w.until(t, ctx, m, "its standing by", func() bool {
+		return strings.Contains(m.p.output.since(mark), `msg="standing by`)
+	})
+	w.superseded++
+}
+
+// ask submits to a process that has just gone on. It is to answer, be it 503.
+func (w *pair) ask(t *testing.T, ctx context.Context, m *machine) {
+	t.Helper()
+	w.answered(t, m)
+	m.asked = make(chan error, 1)
+	chain := issue(t, w.log.CA, 0, testlogs.LeafOptions{})
+	go func(answer chan<- error) {
+		sct, err := m.client.Submit(ctx, chain)
+		if err == nil {
+			w.load.keep(chain, sct)
+		} else {
+			w.load.later(chain)
+		}
+		answer <- err
+	}(m.asked)
+}
+
+// answered waits for the answer to ask.
+func (w *pair) answered(t *testing.T, m *machine) {
+	t.Helper()
+	if m.asked == nil {
+		return
+	}
+	if err := <-m.asked; err != nil && !isRefused(err) {
+		t.Errorf("submit to %s, which was paused before: %v", m.name, err)
+	}
+	m.asked = nil
+}
+
+// finish ends the load and audits what lies in the storage and what each of the
+// two processes serves.
+func (w *pair) finish(t *testing.T, ctx context.Context) {
+	t.Helper()
+	for _, m := range w.machines {
+		w.answered(t, m)
+	}
+	w.load.end(t, ctx)
+	n := w.load.accepted()
+	for _, a := range []*testlogs.Auditor{w.stored, w.machines[0].auditor, w.machines[1].auditor} {
+		report := audit(t, ctx, a)
+		if report.Checkpoint.N != int64(n) || report.SCTs != n {
+			t.Errorf("%d different submissions gave %d entries and %d SCTs", n, report.Checkpoint.N, report.SCTs)
+		}
+		w.checkpoints += len(a.Checkpoints())
+	}
+	var g errgroup.Group
+	for _, m := range w.machines {
+		g.Go(func() error {
+			if err := m.p.signal(syscall.SIGTERM); err != nil {
+				return fmt.Errorf("%s was asked to end: %w\n%s", m.name, err, m.p.output)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+	l := w.load
+	w.scts += n
+	w.cut, w.refused, w.left, w.repeat = w.cut+l.cut, w.refused+l.refused, w.left+l.left, w.repeat+l.again
+}
+
+// table is the summary.
+func (s *pausing) table() string {
+	var b strings.Builder
+	for _, line := range []struct {
+		n    any
+		what string
+	}{
+		{s.pauses, "pauses of the process that wrote the log"},
+		{s.atRandom, "at a random moment"},
+		{s.held, "with a request of a round, or its answer, on the way"},
+		{s.heldCommit, "of which the commit"},
+		{s.late, "requests and answers that arrived when the other had gone on"},
+		{s.takeovers, "takeovers"},
+		{s.blocked, "pauses in which the stopped process held a file that the other needed"},
+		{s.chained, "pauses that lasted until the other was paused too"},
+		{s.superseded, "processes that went on and then stood by"},
+		{s.restarts, "starts that lost their first swap to the other"},
+		{s.longest.Round(time.Millisecond), "the longest takeover"},
+		{s.scts, "SCTs, each in its place, no entry twice"},
+		{s.checkpoints, "checkpoints seen in three places, all consistent"},
+		{s.repeat, "SCTs asked for again of either process, each the same"},
+		{s.cut, "answers that did not come in time"},
+		{s.refused, "answers 503"},
+		{s.left, "clients that went away"},
+	} {
+		fmt.Fprintf(&b, "\n%8v  %s", line.n, line.what)
+	}
+	return b.String()
+}
