@@ -27,7 +27,7 @@ race: ## the tests that need no other program, RACECOUNT times (5), with the rac
 	go test -race -short -count=$(RACECOUNT) -timeout 60m $$(go list ./... | grep -v /internal/e2e)
 
 soak: ## kill -9 the process KILLS times (200) on each kind of storage, pause one of two PAUSES times (20); SEED repeats a run's moments
-	go test -count=1 -timeout 2h -v -run '^(TestKill|TestPause)$$' ./internal/e2e -soak.kills=$(KILLS) -soak.pauses=$(PAUSES) -soak.seed=$(SEED)
+	go test -count=1 -timeout 2h -parallel 3 -v -run '^(TestKill|TestPause)$$' ./internal/e2e -soak.kills=$(KILLS) -soak.pauses=$(PAUSES) -soak.seed=$(SEED)
 
 lint: bin/staticcheck bin/gofumpt ## go vet, formatting and staticcheck
 	go vet ./...

@@ -32,8 +32,9 @@ type load struct {
 
 	// rest is the most that a worker rests between two submissions, in ns.
 	rest atomic.Int64
-	// last is the client that had an SCT last, which most submissions go to.
-	last atomic.Int64
+	// favoured is the client that submissions go to, until it gives no answer; but
+	// one of astray submissions, if that is not 0, goes to any.
+	favoured, astray atomic.Int64
 
 	workers sync.WaitGroup
 	stop    context.CancelFunc
@@ -91,8 +92,9 @@ func (l *load) end(t *testing.T, ctx context.Context) {
 	t.Helper()
 	l.stop()
 	l.workers.Wait()
-	unsure, last := l.unsure, l.last.Swap(0)
-	l.unsure, l.clients = nil, l.clients[last:last+1]
+	unsure := l.unsure
+	l.unsure = nil
+	l.astray.Store(0)
 	var g errgroup.Group
 	g.SetLimit(16)
 	for _, chain := range unsure {
@@ -151,12 +153,12 @@ func (l *load) issue() (testlogs.Chain, bool) {
 // idle rests, so that workers are not in step.
 func (l *load) idle(ctx context.Context) { pause(ctx, rand.N(time.Duration(l.rest.Load()))) }
 
-// client returns the client that had an SCT last, now and then any.
-func (l *load) client() int {
-	if rand.IntN(5) == 0 {
-		return rand.IntN(len(l.clients))
+// client draws the client for a submission.
+func (l *load) client() int64 {
+	if n := l.astray.Load(); n > 0 && rand.Int64N(n) == 0 {
+		return rand.Int64N(int64(len(l.clients)))
 	}
-	return int(l.last.Load())
+	return l.favoured.Load()
 }
 
 // try submits a chain until it has its SCT or ctx ends.
@@ -189,7 +191,6 @@ func (l *load) answer(ctx context.Context, chain testlogs.Chain) (*testlogs.SCT,
 		sct, err := l.clients[n].Submit(ctx, chain)
 		switch {
 		case err == nil:
-			l.last.Store(int64(n))
 			return sct, true
 		case ctx.Err() != nil:
 			return nil, false
@@ -201,7 +202,7 @@ func (l *load) answer(ctx context.Context, chain testlogs.Chain) (*testlogs.SCT,
 		default:
 			l.count(&l.cut)
 		}
-		l.last.Store(int64(rand.IntN(len(l.clients))))
+		l.favoured.CompareAndSwap(n, rand.Int64N(int64(len(l.clients))))
 		pause(ctx, 5*time.Millisecond)
 	}
 	return nil, false

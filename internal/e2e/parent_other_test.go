@@ -1,8 +1,0 @@
-//go:build !linux
-
-package e2e_test
-
-import "syscall"
-
-// diesWithParent can do nothing here.
-func diesWithParent() *syscall.SysProcAttr { return nil }
