@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go"
@@ -80,11 +81,28 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, "%d ", e.Status)
 	}
 	if e.Code != "" {
-		fmt.Fprintf(&b, "%s: ", e.Code)
+		fmt.Fprintf(&b, "%s: ", plain(e.Code))
 	}
-	b.WriteString(e.Err.Error())
+	b.WriteString(plain(e.Err.Error()))
 	b.WriteString(e.hint())
 	return b.String()
+}
+
+// maxWords bounds what is quoted of a server, in bytes.
+const maxWords = 1000
+
+// plain makes one short line of what a server said, so that it can write none of
+// its own into a log or a terminal.
+func plain(s string) string {
+	if len(s) > maxWords {
+		s = s[:maxWords] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, "?"))
 }
 
 // hint says what to look at.

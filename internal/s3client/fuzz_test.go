@@ -3,8 +3,10 @@ package s3client_test
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 
+	"kiln/internal/fuzztest"
 	"kiln/internal/s3client"
 )
 
@@ -17,6 +19,7 @@ func FuzzAnswer(f *testing.F) {
 			f.Add(status, body, "1", `"900150983cd24fb0d6963f7d28e17f72"`)
 		}
 	}
+	f.Add(500, "<Error><Code>a\nb</Code><Message>\x1b[31m\n"+strings.Repeat("x", 5000)+"</Message></Error>", "", "")
 	f.Fuzz(func(t *testing.T, status int, body, retryAfter, etag string) {
 		if status < 200 || status > 599 {
 			return
@@ -26,6 +29,9 @@ func FuzzAnswer(f *testing.F) {
 			err := do(t.Context(), clientOf(t, func(r *http.Request) (*http.Response, error) {
 				return response(r, status, body, "Retry-After", retryAfter, "ETag", etag), nil
 			}))
+			if err != nil {
+				fuzztest.Sentence(t, err, "key")
+			}
 			switch {
 			case err == nil && status >= 300 && !(op == "delete" && status == http.StatusNotFound):
 				t.Errorf("%s: a success of status %d", op, status)
