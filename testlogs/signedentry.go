@@ -190,13 +190,29 @@ func (c *cert) find(id asn1.ObjectIdentifier) int {
 	return -1
 }
 
+// hasExtKeyUsage reports whether a certificate has a usage. One that cannot be
+// read has none: the bytes of the identifier may stand for something else.
 func (c *cert) hasExtKeyUsage(id asn1.ObjectIdentifier) bool {
-	i := c.find(asn1.ObjectIdentifier{2, 5, 29, 37})
-	if i < 0 {
-		return false
+	for _, e := range c.extensions {
+		if !e.id.Equal(asn1.ObjectIdentifier{2, 5, 29, 37}) {
+			continue
+		}
+		var list asn1.RawValue
+		if _, err := asn1.Unmarshal(e.value, &list); err != nil || list.Class != asn1.ClassUniversal || list.Tag != asn1.TagSequence || !list.IsCompound {
+			continue
+		}
+		for rest := list.Bytes; len(rest) > 0; {
+			var usage asn1.ObjectIdentifier
+			var err error
+			if rest, err = asn1.Unmarshal(rest, &usage); err != nil {
+				break
+			}
+			if usage.Equal(id) {
+				return true
+			}
+		}
 	}
-	der, err := asn1.Marshal(id)
-	return err == nil && bytes.Contains(c.extensions[i].value, der)
+	return false
 }
 
 // adoptIssuer gives a precertificate the issuer and the authority key
