@@ -11,8 +11,10 @@ RACECOUNT ?= 5
 KILLS ?= 200
 PAUSES ?= 20
 SEED ?= 0
+# A SEED without SEEDS is one world, with its whole history.
+SEEDS ?= $(if $(filter-out 0,$(SEED)),1,2000)
 
-.PHONY: help build test race lint soak fuzz bench demo docs clean
+.PHONY: help build test race soak sim lint fuzz bench demo docs clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,9 @@ race: ## the tests that need no other program, RACECOUNT times (5), with the rac
 
 soak: ## kill -9 the process KILLS times (200) on each kind of storage, pause one of two PAUSES times (20); SEED repeats a run's moments
 	go test -count=1 -timeout 2h -parallel 3 -v -run '^(TestKill|TestPause)$$' ./internal/e2e -soak.kills=$(KILLS) -soak.pauses=$(PAUSES) -soak.seed=$(SEED)
+
+sim: ## SEEDS (2000) simulated worlds from SEED (1) on; SEED alone: that one, with its history
+	go test -count=1 -timeout 0 ./internal/sim -run '^TestSim$$' -v -sim.seeds=$(SEEDS) -sim.seed=$(if $(filter-out 0,$(SEED)),$(SEED),1) $(if $(filter 1,$(SEEDS)),-sim.v)
 
 lint: bin/staticcheck bin/gofumpt ## go vet, formatting and staticcheck
 	go vet ./...

@@ -230,7 +230,13 @@ func (l *loaded) signAndCommit(ctx context.Context, next *loaded, looked func() 
 		return nil, err
 	}
 	l.s.signed.Store(next.head.TimestampMillis)
+	signed := bytes.Clone(raw)
 	next.held, err = l.commit(ctx, raw)
+	if !bytes.Equal(raw, signed) {
+		// Nothing of the round is public yet, so that the tree before it stands.
+		return nil, fatalf("the checkpoint of %d entries changed in memory while it was committed: check the machine's memory; "+
+			"if the lock's checkpoint does not verify now, put the published one into its place", next.head.Tree.N)
+	}
 	return raw, err
 }
 
