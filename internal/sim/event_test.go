@@ -100,8 +100,7 @@ func (w *world) crash(n *node) bool {
 		return false
 	}
 	for _, c := range w.gate.open() {
-		writes := c.op == opCreate || c.op == opUpdate || c.op == opDelete || c.op == opLockSwap || c.op == opLockMake
-		if c.life == n.life && !c.finished && !c.effected && writes && w.plan.remote && w.rand.IntN(3) == 0 {
+		if c.life == n.life && !c.finished && !c.effected && c.writes() && w.plan.remote && w.rand.IntN(3) == 0 {
 			c.haunt(w)
 			w.mark("in flight at a crash")
 		}

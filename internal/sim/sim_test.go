@@ -32,6 +32,7 @@ type result struct {
 	last  time.Duration
 	heads int
 	cover map[string]int
+	lines []line
 	text  string // the last lines of the trace, of a world with a fault
 }
 
@@ -59,7 +60,7 @@ func runWorld(t *testing.T, b *base, seed uint64, opts options) (r *result) {
 func (w *world) report(fault error) *result {
 	r := &result{
 		seed: w.seed, fault: fault, hash: w.trace.sum.Sum64(), steps: w.step, scts: w.audit.SCTs(),
-		last: w.now(), heads: w.audit.Checkpoints(), cover: w.cover,
+		last: w.now(), heads: w.audit.Checkpoints(), cover: w.cover, lines: w.trace.lines,
 	}
 	switch {
 	case w.opts.verbose:
@@ -217,6 +218,25 @@ func TestRegressions(t *testing.T) {
 	}
 }
 
+// difference shows where two histories part.
+func difference(a, b []line) string {
+	i := 0
+	for i < min(len(a), len(b)) && a[i] == b[i] {
+		i++
+	}
+	var s strings.Builder
+	for _, l := range a[max(0, i-30):i] {
+		fmt.Fprintf(&s, "  %v\n", l)
+	}
+	for _, l := range a[i:min(len(a), i+4)] {
+		fmt.Fprintf(&s, "- %v\n", l)
+	}
+	for _, l := range b[i:min(len(b), i+4)] {
+		fmt.Fprintf(&s, "+ %v\n", l)
+	}
+	return s.String()
+}
+
 // TestReplay runs worlds twice: each must have the same history, or a seed would
 // say nothing.
 func TestReplay(t *testing.T) {
@@ -225,7 +245,7 @@ func TestReplay(t *testing.T) {
 		first := runWorld(t, b, seed, options{})
 		second := runWorld(t, b, seed, options{})
 		if first.hash != second.hash {
-			t.Errorf("seed %d has two histories, of %d and %d steps", seed, first.steps, second.steps)
+			t.Errorf("seed %d has two histories:\n%s", seed, difference(first.lines, second.lines))
 		}
 		return true
 	})
