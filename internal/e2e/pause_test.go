@@ -82,10 +82,10 @@ func (s *pausing) logs(t *testing.T, backend testlogs.Backend, pauses int) {
 type pausing struct {
 	moments *rand.Rand
 
-	pauses, atRandom, held, heldCommit, late, chained int
-	takeovers, blocked, superseded, restarts          int
-	scts, checkpoints, cut, refused, left, repeat     int
-	longest                                           time.Duration // a takeover
+	pauses, atRandom, held, heldCommit, late, chained  int
+	takeovers, blocked, superseded, returned, restarts int
+	scts, checkpoints, cut, refused, left, repeat      int
+	longest                                            time.Duration // a takeover
 }
 
 // machine is one of the two processes, with what is its own.
@@ -122,7 +122,14 @@ func (s *pausing) log(t *testing.T, backend testlogs.Backend, pauses int) {
 		w.answered(t, writer)
 		paused = w.pause(t, ctx, writer, other, paused)
 		w.load.check(t)
-		if paused == nil && n < pauses-1 {
+		switch {
+		case paused != nil || n == pauses-1:
+		case w.moments.IntN(3) == 0: // a machine comes back that was lost
+			w.answered(t, writer)
+			writer.p.kill()
+			w.start(t, ctx, writer)
+			w.returned++
+		default:
 			w.ask(t, ctx, writer)
 		}
 	}
@@ -503,6 +510,7 @@ func (s *pausing) table() string {
 		{s.blocked, "pauses in which the stopped process held a file that the other needed"},
 		{s.chained, "pauses that lasted until the other was paused too"},
 		{s.superseded, "processes that went on and then stood by"},
+		{s.returned, "processes that were killed as they stood by, and started again beside the other"},
 		{s.restarts, "starts that lost their first swap to the other"},
 		{s.longest.Round(time.Millisecond), "the longest takeover"},
 		{s.scts, "SCTs, each in its place, no entry twice"},
