@@ -38,6 +38,9 @@ func (s *Sequencer) run(state *loaded) {
 // loop runs the rounds. state is nil while the log is not loaded: then there is
 // nothing on which a round could be called.
 func (s *Sequencer) loop(state *loaded) {
+	if state == nil {
+		s.standBy()
+	}
 	began, retry := time.Now(), reloadFirst
 	for s.await(began, state, retry) {
 		began = time.Now()

@@ -2,12 +2,14 @@ package sequencer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"kiln/entry"
 	"kiln/lock"
 	lockmem "kiln/lock/mem"
 	"kiln/storage"
@@ -221,4 +223,58 @@ func TestNoCheckpointWithoutStorage(t *testing.T) {
 			t.Error("the checkpoint is back")
 		}
 	})
+}
+
+// racingLock has another sequencer commit just before the first swap through it.
+type racingLock struct {
+	*lockmem.Store
+	before func()
+	once   *sync.Once
+}
+
+func (l racingLock) Replace(ctx context.Context, held lock.Held, body []byte) (lock.Held, error) {
+	l.once.Do(l.before)
+	return l.Store.Replace(ctx, held, body)
+}
+
+// A sequencer that loses its first swap to another one has proved the log. It
+// stands by, if that is wanted, and takes over when the other is gone.
+func TestOpenBesideAnother(t *testing.T) {
+	for _, standBy := range []bool{false, true} {
+		t.Run(fmt.Sprintf("StandBy=%v", standBy), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				other := w.open()
+				time.Sleep(time.Second)
+				conf := w.config()
+				conf.StandBy = standBy
+				conf.Lock = racingLock{w.lock, func() { submit(t, other, batchOf("other", 0, 3)) }, new(sync.Once)}
+				s, err := Open(t.Context(), conf)
+				if !standBy {
+					if !errors.Is(err, errSuperseded) {
+						t.Errorf("Open: %v", err)
+					}
+					w.close(other)
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				batch := batchOf("mine", 0, 3)
+				for range 5 { // the other one writes, if seldom
+					if _, err := s.Sequence(t.Context(), batch); !errors.Is(err, entry.ErrUnavailable) {
+						t.Errorf("Sequence while another one writes: %v", err)
+					}
+					time.Sleep(5 * time.Second)
+				}
+				w.close(other)
+				time.Sleep(6 * idleInterval)
+				w.expect(batch, submit(t, s, batch))
+				w.close(s)
+				if n := len(w.audit()); n != 6 {
+					t.Errorf("the log has %d entries, want 6", n)
+				}
+			})
+		})
+	}
 }

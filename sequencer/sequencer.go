@@ -64,6 +64,10 @@ type Config struct {
 	Lock   lock.Store
 	LockID string // the log's cell in Lock
 
+	// StandBy lets Open succeed when another sequencer keeps signing before this
+	// one, as it does under load. Without it that is an error.
+	StandBy bool
+
 	Period time.Duration // shortest time between the starts of two rounds; default 100 ms
 	Names  bool          // also write names tiles
 
@@ -180,12 +184,21 @@ func Open(ctx context.Context, cfg Config) (*Sequencer, error) {
 	return s, nil
 }
 
+// open returns no state and no error if the log is sound and another sequencer
+// writes it.
 func (s *Sequencer) open(ctx context.Context) (*loaded, error) {
 	state, err := s.load(ctx)
+	for try := 1; s.cfg.StandBy && errors.Is(err, errSuperseded) && try < loadTries; try++ {
+		state, err = s.load(ctx) // between two rounds of the other
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", s.cfg.Origin, err)
 	}
-	if err := state.round(ctx, nil); err != nil {
+	err = state.round(ctx, nil)
+	if s.cfg.StandBy && errors.Is(err, errSuperseded) {
+		state, err = nil, nil
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open log %s: sign a fresh checkpoint: %w", s.cfg.Origin, err)
 	}
 	return state, s.metrics.register(s.cfg.Registerer)

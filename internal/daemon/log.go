@@ -123,7 +123,7 @@ func (l *runningLog) openSequencer(ctx context.Context) (err error) {
 	l.sequencer, err = sequencer.Open(ctx, sequencer.Config{
 		Origin: l.conf.Origin, Key: l.key, Grease: l.conf.Grease,
 		Bucket: l.bucket, Lock: l.parts.Lock, LockID: l.parts.LockID,
-		Period: l.conf.Period, Names: l.conf.Names,
+		Period: l.conf.Period, Names: l.conf.Names, StandBy: true,
 		Now: l.now, Logger: l.log, Registerer: l.reg,
 	})
 	if err != nil {
