@@ -192,4 +192,3 @@ func (w *pair) until(t *testing.T, ctx context.Context, m *machine, what string,
 		w.load.check(t)
 	}
 }
-
