@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"testing"
 
 	"filippo.io/torchwood"
@@ -27,6 +28,7 @@ func FuzzSigned(f *testing.F) {
 	for _, size := range []string{"3", "0", "03", "-1", "1099511627776", "1099511627777", "9223372036854775808", ""} {
 		f.Add(fmt.Sprintf("%s\n%s\n%s\n", v.Log.Origin, size, root), int64(1_780_000_000_000))
 	}
+	f.Add(fmt.Sprintf("%s\n3\n%s\n", v.Log.Origin, otherSpelling(root)), int64(1))
 	f.Add(fmt.Sprintf("%s\n3\n%s\nextension\n", v.Log.Origin, root), int64(1))
 	f.Add(fmt.Sprintf("%s\n3\n%s=\n", v.Log.Origin, root), int64(1))
 	f.Add(fmt.Sprintf("other\n3\n%s\n", root), int64(-1))
@@ -98,4 +100,11 @@ func FuzzNewVerifier(f *testing.F) {
 			t.Fatal("a note without a known signature opens")
 		}
 	})
+}
+
+// otherSpelling writes the same hash with other free bits at the end of its base64.
+func otherSpelling(hash string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+	at := len(hash) - 2 // before the padding
+	return hash[:at] + string(alphabet[strings.IndexByte(alphabet, hash[at])^1]) + hash[at+1:]
 }

@@ -82,7 +82,7 @@ func FuzzFile(f *testing.F) {
 		if got := c.Covered(); got != 0 && got != rows {
 			t.Fatalf("%d entries are said to be covered", got)
 		}
-		for i := range int64(rows) {
+		for i := int64(0); i < rows; i += 7 {
 			pl, ok, err := c.Get(t.Context(), key(i))
 			if err == nil && ok && pl != place(i) {
 				t.Fatalf("entry %d is at %+v", i, pl)

@@ -143,7 +143,7 @@ func FuzzAddChainBody(f *testing.F) {
 	for _, body := range []string{
 		"", "not json", "[]", "{}", `{"chain":[]}`, `{"chain":["!!!"]}`, `{"chain":"AAAA"}`, `{"chain":["AAAA"]}`, `{"chain":[null]}`,
 		`{"x":1,"chain":["AAAA","AAA="]}`, `{"chain":["AA==","A\/A="],"y":{"z":[1,"\"]}",{}]}} `, `{"\u0063hain":["AAAA"]}`,
-		`{"chain":["AAAA"],"chain":["AAAA"]}`, `{"a":"\ud800","chain":["AAAA",]}`, `{"a":-0.5e+7 ,"chain" : [ "AAAA" ] , "b":null}x`,
+		`{"chain":["AAAA"],"chain":["AAAA"]}`, `{"a":"\ud800","chain":["AAAA",]}`, `{"chain":["AA\nAA"]}`, "{\"chain\":[\"AA\nAA\"]}", `{"a":-0.5e+7 ,"chain" : [ "AAAA" ] , "b":null}x`,
 	} {
 		f.Add([]byte(body))
 	}

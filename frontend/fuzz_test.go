@@ -28,6 +28,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add("GET", "/ct/v1/get-roots", []byte{}, `"00", W/"1", *`, "gzip, identity;q=0.5", "@")
 	f.Add("OPTIONS", "/ct/v1/add-chain", []byte{}, "*", "*", "")
 	f.Add("POST", "/ct/v1/../v1/add-chain", []byte("{}"), "", "", "x")
+	f.Add("POST", "/ct/v1/add%2dchain", rig.v.body(f, "leaf_16", "intermediate"), "", "", "x")
 	f.Add("FOO BAR", "/%63t/v1/add-chain?x", []byte("{}"), "", "", "x")
 	f.Fuzz(func(t *testing.T, method, path string, body []byte, condition, accept, remote string) {
 		rig.t, rig.back.t = t, t

@@ -231,7 +231,7 @@ func FuzzPath(f *testing.F) {
 	for _, p := range hostilePaths {
 		f.Add(p)
 	}
-	for _, p := range []string{"/", "/checkpoint", "/log.v3.json", "/tile/0/x001/000", "/tile/data/000.p/3", "/tile/names/273", "/issuer/" + strings.Repeat("0a", 32)} {
+	for _, p := range []string{"/", "/checkpoint", "/log.v3.json", "/tile/0/x001/000", "/tile/data/000.p/3", "/tile/names/273", "/issuer/" + strings.Repeat("0a", 32), "/issuer/" + strings.Repeat("0A", 32)} {
 		f.Add(p)
 	}
 	bucket := &spyBucket{Bucket: newRig(f, nil).bucket}
@@ -247,7 +247,7 @@ func FuzzPath(f *testing.F) {
 		bucket.paths = nil
 		rd.ServeHTTP(w, req)
 		for _, read := range bucket.paths {
-			public := read == "checkpoint" || strings.HasPrefix(read, "issuer/") && len(read) == 7+64
+			public := read == "checkpoint" || strings.HasPrefix(read, "issuer/") && len(read) == 7+64 && read == strings.ToLower(read)
 			if tile, err := tiles.ParsePath(read); err == nil {
 				public = tiles.Path(tile) == read
 			}

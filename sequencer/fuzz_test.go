@@ -24,7 +24,9 @@ type stopped struct {
 	cfg     Config
 	bucket  *storagemem.Bucket
 	lock    *lockmem.Store
-	paths   []string // of all objects
+	paths   []string           // of all objects
+	whole   *storagemem.Bucket // when the round was published after all
+	early   []byte             // what the lock held before the round
 	tree    tlog.Tree
 	entries []tiles.Entry
 }
@@ -47,6 +49,11 @@ func newStopped(t testing.TB) *stopped {
 	if _, err := s.Sequence(t.Context(), batchOf("a", 0, 300)); err != nil {
 		t.Fatal(err)
 	}
+	held, err := w.lock.Load(t.Context(), "log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.early = held.Body
 	w.bucket.SetFaults(func(op storagemem.Op, path string) (f storagemem.Fault) {
 		if op == storagemem.OpCreate && strings.HasPrefix(path, "tile/") {
 			f.Before = errors.New("the process died")
@@ -76,6 +83,7 @@ func newStopped(t testing.TB) *stopped {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.whole = w.cfg.Bucket.(*storagemem.Bucket).CrashClone()
 	w.bucket, w.lock = dead, lock
 	w.paths = dead.Paths()
 	slices.Sort(w.paths)
@@ -90,12 +98,22 @@ func FuzzHostileLoad(f *testing.F) {
 	for i := range len(w.paths) + 1 {
 		for j, script := range fuzztest.Edits() {
 			if j%8 == i%8 || strings.Contains(w.paths[i%len(w.paths)], "staging/") {
-				f.Add(uint8(i), j%2 == 0, script)
+				f.Add(uint8(i), j%2 == 0, script, j%3 == 0)
 			}
 		}
 	}
-	f.Fuzz(func(t *testing.T, which uint8, inside bool, script []byte) {
+	f.Fuzz(func(t *testing.T, which uint8, inside bool, script []byte, setBack bool) {
 		bucket, lock := w.bucket.CrashClone(), w.lock.CrashClone()
+		if setBack {
+			bucket = w.whole.CrashClone()
+			held, err := lock.Load(t.Context(), "log")
+			if err == nil {
+				_, err = lock.Replace(t.Context(), held, w.early)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
 		cfg := w.cfg
 		cfg.Bucket, cfg.Lock = bucket, lock
 		if i := int(which) % (len(w.paths) + 1); i < len(w.paths) {
@@ -127,6 +145,9 @@ func FuzzHostileLoad(f *testing.F) {
 				t.Fatalf("refused (%v), and signed %q", err, after.Body)
 			}
 			return
+		}
+		if setBack {
+			t.Fatal("a log whose lock was set back was opened")
 		}
 		tree := s.Latest().Tree
 		if err := s.Close(); err != nil {

@@ -13,7 +13,7 @@ import (
 // FuzzValidPath holds what is a path to a second reading of its rule.
 func FuzzValidPath(f *testing.F) {
 	for _, s := range []string{
-		"", "a", "tile/0/000.p/3", "/a", "a/", "a//b", "..", "a/../b", "a/.b", ".a", "a.b", "-", "_", "a\x00", "a b", "é", "A/Z/0-9_.", "a\n",
+		"", "a", "tile/0/000.p/3", "/a", "a/", "a//b", "..", "a/../b", "a/.b", ".a", "a.b", "a~b", "-", "_", "a\x00", "a b", "é", "A/Z/0-9_.", "a\n",
 		strings.Repeat("a", 255), strings.Repeat("a", 256), strings.Repeat("a/", 127) + "a",
 	} {
 		f.Add(s)

@@ -162,6 +162,7 @@ func FuzzDecodeBundle(f *testing.F) {
 	for n := range len(someObjects()) + 1 {
 		bundle := encode(f, someObjects()[:n]...)
 		f.Add(bundle[:len(bundle)-sha256.Size])
+		f.Add(append(bundle[:len(bundle)-sha256.Size:len(bundle)-sha256.Size], 0))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		// The checksum is made right, or nothing would come past it.

@@ -71,6 +71,7 @@ func FuzzDecode(f *testing.F) {
 	c := sample()
 	f.Add(c.ID, c.Encode())
 	f.Add("cell", first("cell", nil).Encode())
+	f.Add(c.ID, append(c.Encode(), 0))
 	f.Fuzz(func(t *testing.T, id string, data []byte) {
 		c, err := Decode(id, data)
 		if err == nil && !bytes.Equal(c.Encode(), data) {

@@ -72,7 +72,7 @@ func FuzzNames(f *testing.F) {
 	want := nameSum{timestamp: 7, readable: true}
 	want.sum, want.text = certNames{CommonName: "a", DNS: []string{"a"}}.sum()
 	for _, s := range []string{
-		`{"Timestamp":7,"Subject":{"CommonName":"a"},"DNS":["a"]}`, `{"Timestamp":8,"DNS":["a"]}`, `{"Timestamp":7}`, `{}`, `null`, `[]`, "", "\x00",
+		`{"Timestamp":7,"Subject":{"CommonName":"a"},"DNS":["a"]}`, `{"Timestamp":8,"Subject":{"CommonName":"a"},"DNS":["a"]}`, `{"Timestamp":7}`, `{}`, `null`, `[]`, "", "\x00",
 		`{"Timestamp":7,"DNS":["\u0000","\ud800"]}`, `{"timestamp":7,"dns":null}`, strings.Repeat("[", 100000), `{"Timestamp":1e1}`,
 	} {
 		f.Add([]byte(s + "\n"))

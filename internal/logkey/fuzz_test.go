@@ -79,6 +79,9 @@ func FuzzVerify(f *testing.F) {
 	f.Add([]byte("message"), signature)
 	f.Add([]byte("message"), append(bytes.Clone(signature), 0))
 	f.Add([]byte("message"), signature[:4])
+	longer := bytes.Clone(signature)
+	longer[3]++
+	f.Add([]byte("message"), longer)
 	f.Add([]byte{}, []byte{4, 3, 0, 0})
 	f.Fuzz(func(t *testing.T, message, signature []byte) {
 		if !k.Verify(message, signature) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -76,6 +77,9 @@ func FuzzGet(f *testing.F) {
 		}
 		if !bytes.Equal(o.Body, []byte(body)) || o.Size != int64(len(body)) {
 			t.Fatalf("%d bytes of %d", len(o.Body), len(body))
+		}
+		if n, err := strconv.ParseInt(length, 10, 64); err == nil && n >= 0 && n != int64(len(body)) {
+			t.Fatalf("%d bytes where %d were announced", len(body), n)
 		}
 		// An ETag that looks like a sum is one, unless a key of the customer is in it.
 		if got := fmt.Sprintf("%x", md5.Sum(o.Body)); len(strings.Trim(etag, `"`)) == 32 && encryption == "" && hexadecimal(strings.Trim(etag, `"`)) && !strings.EqualFold(strings.Trim(etag, `"`), got) {

@@ -33,6 +33,9 @@ func FuzzKindOf(f *testing.F) {
 				t.Fatalf("%q is of the kind %q", path, kind)
 			}
 		}
+		if top == "issuer" && (len(rest) != 64 || strings.Trim(rest, "0123456789abcdef") != "") {
+			t.Fatalf("%q is of the kind %q", path, kind)
+		}
 		if storage.ValidPath(path) && strings.Contains(rest, "/") && top != "tile" {
 			t.Fatalf("%q is of the kind %q", path, kind)
 		}
