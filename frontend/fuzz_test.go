@@ -51,6 +51,9 @@ func FuzzRequest(f *testing.F) {
 		}
 		switch w.Code {
 		case 200:
+			if method == "POST" && !submission {
+				t.Fatalf("POST %s is answered with an SCT", path)
+			}
 			if !json.Valid(w.Body.Bytes()) && w.Header().Get("Content-Encoding") != "gzip" && method != "HEAD" {
 				t.Fatalf("%s %s: 200 without JSON: %q", method, path, w.Body)
 			}

@@ -224,6 +224,7 @@ func FuzzAnswer(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(200, sound, "application/json", "")
+	f.Add(200, bytes.Replace(sound, []byte("1700000000000"), []byte("1700000000001"), 1), "application/json", "")
 	f.Add(200, []byte(`{"certificates":["AAAA",null,""]}`), "application/json", "")
 	f.Add(200, []byte(`{"sct_version":null}`), "application/json", "")
 	f.Add(503, []byte("later\n"), "text/plain", "99999999999999999999")

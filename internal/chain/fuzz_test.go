@@ -196,6 +196,12 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if whole := element(derSequence, ours.tbs, ours.algorithm, element(3, []byte{0}, ours.signature)); !bytes.Equal(whole, der) {
+			t.Fatalf("%x is taken, whose parts are %x", der, whole)
+		}
+		if bytes.Count(der, ours.algorithm) < 2 {
+			t.Fatal("the two algorithm identifiers differ")
+		}
 		if _, err := publicKey(ours); err == nil {
 			_ = newIssuer(ours, [32]byte{}).verifies(ours)
 		}
