@@ -176,8 +176,9 @@ var roundLies = []lie{
 	{"a data tile with more behind", leaves(func(b []byte) []byte { return append(b, "more"...) }), "after its last entry"},
 	{"an older entry changes in the tile that grew", leaves(func(b []byte) []byte { b[100] ^= 1; return b }), "does not begin with the entries"},
 	{"a new entry is another than its leaf hash", leaves(func(b []byte) []byte {
-		i := bytes.LastIndex(b, []byte("\x30\x82")) // inside the last certificate or its TBS
-		b[i+30] ^= 1
+		// Version 3 and a serial number: inside the last certificate or its TBS.
+		i := bytes.LastIndex(b, []byte("\xa0\x03\x02\x01\x02\x02"))
+		b[i+10] ^= 1
 		return b
 	}), "entry 17"},
 	{"a chain fingerprint changes", leaves(func(b []byte) []byte { b[len(b)-1] ^= 1; return b }), "is not readable"},
