@@ -75,15 +75,11 @@ type clash struct {
 // above, if that one can be proved against the checkpoint; of the right edge
 // that was proved already.
 func (c *checker) judge(ctx context.Context, x *clash) *Fault {
-	const proved, refuted = "the checkpoint proves the hash tile", "the checkpoint refutes the hash tile"
-	above := &Fault{
-		Path: x.path, Index: firstEntry(x.tile, x.i), Got: hexOf(x.below), Want: hexOf(x.stored[x.i]),
-		Detail: fmt.Sprintf("index %d has hash %s, but %s says %s", firstEntry(x.tile, x.i), hexOf(x.below), tiles.Path(x.tile), hexOf(x.stored[x.i])),
-	}
+	const refuted = "the checkpoint refutes the hash tile"
+	above := x.fault()
 	below := mismatchHash(x.tile, x.i, x.stored[x.i], x.below, x.path)
 	if x.tile.W < tiles.Width {
-		above.Detail += "; " + proved
-		return above
+		return x.proved()
 	}
 	hashes, _ := c.provenHashes(ctx)
 	want, err := hashes.ReadHashes([]int64{tlog.StoredHashIndex(tiles.Height*(x.tile.L+1), x.tile.N)})
@@ -92,11 +88,25 @@ func (c *checker) judge(ctx context.Context, x *clash) *Fault {
 		above.Detail += "; the tiles above, which could tell which is right, do not fit the checkpoint or could not be read"
 		return above
 	case subtree(x.stored) == want[0]:
-		above.Detail += "; " + proved
-		return above
+		return x.proved()
 	}
 	below.Detail += "; " + refuted
 	return below
+}
+
+// fault makes the fault of what is below.
+func (x *clash) fault() *Fault {
+	return &Fault{
+		Path: x.path, Index: firstEntry(x.tile, x.i), Got: hexOf(x.below), Want: hexOf(x.stored[x.i]),
+		Detail: fmt.Sprintf("index %d has hash %s, but %s says %s", firstEntry(x.tile, x.i), hexOf(x.below), tiles.Path(x.tile), hexOf(x.stored[x.i])),
+	}
+}
+
+// proved is fault where the hash tile is known to be right.
+func (x *clash) proved() *Fault {
+	f := x.fault()
+	f.Detail += "; the checkpoint proves the hash tile"
+	return f
 }
 
 // Error implements error, for the way from where a clash is found to where it is

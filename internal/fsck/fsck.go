@@ -48,6 +48,9 @@ type Options struct {
 	State   string
 	OnlyNew bool
 
+	// Hasty asks for an object once more at most, for those who come back soon.
+	Hasty bool
+
 	// Signatures also has the signature of every certificate verified by its
 	// issuer's key. The tree does not cover precertificates and fingerprints.
 	Signatures bool
@@ -94,35 +97,46 @@ type checker struct {
 	tree       tlog.Tree // the checkpoint's
 	edge       spine     // partial tiles of the checkpoint, proved
 	names      bool      // the log has names tiles
-	issuers    issuers
+	issuers    *issuers
 	mmd        time.Duration // that the log declares
 
-	state    state
-	unproved bool  // the remembered checkpoint could not be compared yet
-	spine    spine // of the entries checked so far; for the collector
+	following bool  // a Follower's: what it remembers is in state only
+	from      int64 // of a Follower that remembers nothing: where it begins
+	state     state
+	unproved  bool  // the remembered checkpoint could not be compared yet
+	spine     spine // of the entries checked so far; for the collector
 }
 
 // Run checks a log. The error is a *[Fault], an *[UnknownError], one of the
 // context, or one about the state file. The report says what was checked even if
 // there is an error.
 func Run(ctx context.Context, source Source, opts Options) (*Report, error) {
-	opts = opts.complete()
+	c := newChecker(source, opts.complete())
+	err := c.guarded(ctx, c.run)
+	return &c.report, err
+}
+
+func newChecker(source Source, opts Options) *checker {
 	counts := new(tally)
-	c := &checker{
-		access: &access{source: source, timeout: opts.Timeout, counts: counts},
+	return &checker{
+		access: &access{source: source, timeout: opts.Timeout, hasty: opts.Hasty, counts: counts},
 		opts:   opts, counts: counts, report: Report{Source: source.String()},
-		mmd: day,
+		issuers: new(issuers), mmd: day,
 	}
-	ctx, stop := c.watch(ctx, opts.Stall)
+}
+
+// guarded calls f, ends it when nothing gets done, and fills the report.
+func (c *checker) guarded(ctx context.Context, f func(context.Context) error) error {
+	ctx, stop := c.watch(ctx, c.opts.Stall)
 	defer stop()
-	err := c.run(ctx)
+	err := f(ctx)
 	if err != nil && errors.Is(err, context.Canceled) {
 		if cause := context.Cause(ctx); errors.Is(cause, errStalled) {
 			err = &UnknownError{Path: c.source.String(), Err: cause}
 		}
 	}
-	counts.fill(&c.report)
-	return &c.report, err
+	c.counts.fill(&c.report)
+	return err
 }
 
 func (c *checker) run(ctx context.Context) error {
@@ -139,7 +153,7 @@ func (c *checker) run(ctx context.Context) error {
 		return err
 	}
 	for _, step := range []func(context.Context) error{
-		c.readCheckpoint, c.readEdge, c.checkConsistency, c.resume, c.findNames,
+		c.readCheckpoint, c.checkSigned, c.readEdge, c.checkConsistency, c.resume, c.findNames,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -163,7 +177,11 @@ func (c *checker) entries(ctx context.Context) error {
 		return &UnknownError{Path: "tile/", Err: errUnproved}
 	}
 	// Only now, as the wider tiles that partial ones are compared with are right.
-	for _, step := range []func(context.Context) error{c.checkRemembered, c.checkPartials} {
+	steps := []func(context.Context) error{c.checkRemembered, c.checkPartials}
+	if c.following {
+		steps = steps[:1] // the others it has seen when they were new
+	}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return errors.Join(err, c.saveUnless(err))
 		}
@@ -187,7 +205,7 @@ func (c *checker) readCheckpoint(ctx context.Context) error {
 		return missing("checkpoint", -1, err)
 	}
 	if c.checkpoint, err = c.verifier.Open(raw); err != nil {
-		return faultf("checkpoint", "does not open: %v", err)
+		return faultf("checkpoint", "does not open: %v", err).on(GroundAbsent)
 	}
 	c.raw, c.tree = raw, c.checkpoint.Tree
 	at := time.UnixMilli(c.checkpoint.TimestampMillis).UTC()
@@ -200,15 +218,58 @@ func (c *checker) readCheckpoint(ctx context.Context) error {
 	return nil
 }
 
-// checkConsistency compares the checkpoint with the remembered one (CKP-07,
-// CKP-09, CKP-10).
-func (c *checker) checkConsistency(ctx context.Context) error {
+// checkSigned compares what the checkpoint says with what the remembered one says
+// (CKP-07, CKP-09, CKP-10).
+func (c *checker) checkSigned(ctx context.Context) error {
 	old, ok, err := c.remembered()
 	if err != nil || !ok {
 		return err
 	}
 	c.report.SinceSize = old.Tree.N
-	err = c.extends(ctx, old)
+	return c.keptAsEvidence(c.contradicts(ctx, old))
+}
+
+func (c *checker) contradicts(ctx context.Context, old checkpoint.Checkpoint) error {
+	was, is := old.TimestampMillis, c.checkpoint.TimestampMillis
+	switch {
+	case old.Tree.N > c.tree.N:
+		return c.shrunk(ctx, old)
+	case old.Tree.N == c.tree.N && old.Tree.Hash != c.tree.Hash:
+		return mismatch("checkpoint", -1, hexOf(c.tree.Hash), hexOf(old.Tree.Hash),
+			"the log has forked: two trees of size %d were signed", c.tree.N).on(GroundSigned)
+	case is < was:
+		f := mismatch("checkpoint", -1, fmt.Sprint(is), fmt.Sprintf("at least %d", was), "timestamp is before that of one that was seen before")
+		if old.Tree.N == c.tree.N {
+			return f.on(GroundAbsent)
+		}
+		return f.on(GroundSigned)
+	case is == was && old.Tree != c.tree:
+		return mismatch("checkpoint", -1, fmt.Sprintf("size %d", c.tree.N), fmt.Sprintf("size %d", old.Tree.N),
+			"two trees were signed with timestamp %d", is).on(GroundSigned)
+	}
+	return nil
+}
+
+// checkConsistency compares the tree with the remembered one.
+func (c *checker) checkConsistency(ctx context.Context) error {
+	old, ok, err := c.remembered()
+	if err != nil || !ok || old.Tree.N == c.tree.N {
+		return err
+	}
+	root, err := c.rootAt(ctx, old.Tree.N)
+	if errors.Is(err, errUnproved) {
+		c.unproved = true
+		return nil
+	}
+	if err == nil && root != old.Tree.Hash {
+		err = mismatch("checkpoint", -1, hexOf(root), hexOf(old.Tree.Hash),
+			"the log has forked: the tree of size %d has another root at size %d than the one that was signed before", c.tree.N, old.Tree.N).on(GroundSigned)
+	}
+	return c.keptAsEvidence(err)
+}
+
+// keptAsEvidence keeps a checkpoint that is at fault.
+func (c *checker) keptAsEvidence(err error) error {
 	var f *Fault
 	if errors.As(err, &f) && f.Path == "checkpoint" {
 		return errors.Join(err, c.keepConflict())
@@ -216,43 +277,33 @@ func (c *checker) checkConsistency(ctx context.Context) error {
 	return err
 }
 
-func (c *checker) extends(ctx context.Context, old checkpoint.Checkpoint) error {
-	was, is := old.TimestampMillis, c.checkpoint.TimestampMillis
-	switch {
-	case old.Tree.N > c.tree.N:
-		return mismatch("checkpoint", c.tree.N, fmt.Sprintf("size %d with root %s", c.tree.N, hexOf(c.tree.Hash)),
-			fmt.Sprintf("at least size %d with root %s", old.Tree.N, hexOf(old.Tree.Hash)), "is smaller than one that was seen before")
-	case old.Tree.N == c.tree.N && old.Tree.Hash != c.tree.Hash:
-		return mismatch("checkpoint", -1, hexOf(c.tree.Hash), hexOf(old.Tree.Hash),
-			"the log has forked: two trees of size %d were signed", c.tree.N)
-	case is < was:
-		return mismatch("checkpoint", -1, fmt.Sprint(is), fmt.Sprintf("at least %d", was), "timestamp is before that of one that was seen before")
-	case is == was && old.Tree != c.tree:
-		return mismatch("checkpoint", -1, fmt.Sprintf("size %d", c.tree.N), fmt.Sprintf("size %d", old.Tree.N),
-			"two trees were signed with timestamp %d", is)
-	case old.Tree.N == c.tree.N:
-		return nil
+// shrunk makes the fault of a checkpoint that is smaller than the remembered one.
+// If it is older too, and the beginning of the remembered tree, it may only be
+// late.
+func (c *checker) shrunk(ctx context.Context, old checkpoint.Checkpoint) error {
+	f := mismatch("checkpoint", c.tree.N, fmt.Sprintf("size %d with root %s", c.tree.N, hexOf(c.tree.Hash)),
+		fmt.Sprintf("at least size %d with root %s", old.Tree.N, hexOf(old.Tree.Hash)), "is smaller than one that was seen before")
+	if c.checkpoint.TimestampMillis >= old.TimestampMillis {
+		f.Detail += "; it was signed later"
+		return f.on(GroundSigned)
 	}
-	root, err := c.rootAt(ctx, old.Tree.N)
-	if errors.Is(err, errUnproved) {
-		c.unproved = true
-		return nil
+	hashes, p := c.hashesOf(ctx, old.Tree)
+	root, err := rootOf(hashes, p, c.tree.N)
+	if err == nil && root != c.tree.Hash {
+		f.Detail += "; it is not of the same tree: the log has forked"
+		return f.on(GroundSigned)
 	}
-	if err != nil {
-		return err
-	}
-	if root != old.Tree.Hash {
-		return mismatch("checkpoint", -1, hexOf(root), hexOf(old.Tree.Hash),
-			"the log has forked: the tree of size %d has another root at size %d than the one that was signed before", c.tree.N, old.Tree.N)
-	}
-	return nil
+	return f.on(GroundAbsent)
 }
 
 // resume takes up an earlier pass over this source, if its entries still are
 // those of the checkpoint.
 func (c *checker) resume(ctx context.Context) error {
 	p := c.state.Pass
-	if c.state.Source != c.source.String() || p.Done && !c.opts.OnlyNew || p.Entries == 0 || p.Entries > c.tree.N {
+	if c.following && c.state.Checkpoint == "" {
+		return c.begin(ctx)
+	}
+	if !c.following && c.state.Source != c.source.String() || p.Done && !c.opts.OnlyNew || p.Entries == 0 || p.Entries > c.tree.N {
 		return nil
 	}
 	s, err := p.spine()
@@ -260,15 +311,18 @@ func (c *checker) resume(ctx context.Context) error {
 		return err // cannot be: it was read before
 	}
 	want, err := c.rootAt(ctx, p.Entries)
-	if errors.Is(err, errUnproved) {
+	switch {
+	case errors.Is(err, errUnproved) && !c.following:
 		return nil // from the first entry on, to find out which tile it is
-	}
-	if err != nil {
+	case errors.Is(err, errUnproved):
+		// It is a tile that the spine has no full one of: the walk comes to it.
+	case err != nil:
 		return err
-	}
-	if got := s.root(); got != want {
-		return mismatch("tile/", p.Entries-1, hexOf(want), hexOf(got),
-			"the first %d entries are not those that were checked on %s: the root over them differs", p.Entries, c.state.Saved.Format(time.RFC3339))
+	default:
+		if got := s.root(); got != want {
+			return mismatch("tile/", p.Entries-1, hexOf(want), hexOf(got),
+				"the first %d entries are not those that were checked on %s: the root over them differs", p.Entries, c.state.Saved.Format(time.RFC3339))
+		}
 	}
 	c.spine = s
 	c.report.ResumedAt = p.Entries

@@ -144,7 +144,7 @@ func TestRetryAfter(t *testing.T) {
 		now.Add(time.Minute).Format(http.TimeFormat):  time.Minute,
 		now.Add(-time.Minute).Format(http.TimeFormat): 0,
 	} {
-		if got := retryAfter(header, now); got != want {
+		if got := RetryAfter(header, now); got != want {
 			t.Errorf("%q is %v, want %v", header, got, want)
 		}
 	}

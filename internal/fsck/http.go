@@ -76,7 +76,7 @@ func (u *URL) Open(ctx context.Context, path string) (*Object, error) {
 	}
 	req.Header.Set("User-Agent", u.agent)
 	req.Header.Set("Accept-Encoding", "identity")
-	if compressed(path) {
+	if Compressed(path) {
 		req.Header.Set("Accept-Encoding", "gzip, identity")
 	}
 	resp, err := u.client.Do(req)
@@ -106,15 +106,15 @@ func answer(path string, resp *http.Response) (*Object, error) {
 	case code >= 300 && code < 400:
 		return nil, faultf(path, "the server redirects (%d to %s); clients do not follow", code, shown(resp.Header.Get("Location")))
 	case code == http.StatusTooManyRequests, code == http.StatusServiceUnavailable:
-		return nil, &BusyError{After: retryAfter(resp.Header.Get("Retry-After"), time.Now()), Err: status}
+		return nil, &BusyError{After: RetryAfter(resp.Header.Get("Retry-After"), time.Now()), Err: status}
 	case code >= 500, code == http.StatusRequestTimeout, code == http.StatusTooEarly:
 		return nil, status
 	}
 	return nil, &UnknownError{Path: path, Err: status}
 }
 
-// retryAfter reads a Retry-After: seconds or a date. What it cannot read is 0.
-func retryAfter(header string, now time.Time) time.Duration {
+// RetryAfter reads a Retry-After: seconds or a date. What it cannot read is 0.
+func RetryAfter(header string, now time.Time) time.Duration {
 	header = strings.TrimSpace(header)
 	if s, err := strconv.ParseUint(header, 10, 31); err == nil {
 		return time.Duration(s) * time.Second
@@ -140,7 +140,8 @@ func kind(path string) (contentType string, must bool) {
 	return "application/octet-stream", true
 }
 
-func compressed(path string) bool {
+// Compressed reports whether an object at a path may be sent as gzip (MON-16).
+func Compressed(path string) bool {
 	return strings.HasPrefix(path, "tile/data/") || strings.HasPrefix(path, "tile/names/")
 }
 
@@ -151,11 +152,11 @@ func judgeHeaders(o *Object, path string, h http.Header) error {
 	switch encoding := strings.ToLower(strings.TrimSpace(strings.Join(h.Values("Content-Encoding"), ","))); encoding {
 	case "gzip", "x-gzip":
 		o.Encoding = EncodingGzip
-		if !compressed(path) {
+		if !Compressed(path) {
 			note("Content-Encoding is gzip though identity was asked for")
 		}
 	case "", "identity":
-		if compressed(path) {
+		if Compressed(path) {
 			note("data or names tile is not compressed, gzip should be")
 		}
 	default:

@@ -39,7 +39,7 @@ type issuer struct {
 // issuer returns the issuer with a fingerprint, which is fetched at most once at
 // a time.
 func (c *checker) issuer(ctx context.Context, fingerprint [32]byte) (*issuer, error) {
-	s := &c.issuers
+	s := c.issuers
 	s.mu.Lock()
 	is, ok := s.known[fingerprint]
 	if ok {
@@ -146,7 +146,7 @@ func namedBy(err error, index int64) error {
 // linked is follows for two issuers, which it remembers.
 func (c *checker) linked(path string, pair [2][32]byte, child, parent chain.Logged) bool {
 	link := [64]byte(bytes.Join([][]byte{pair[0][:], pair[1][:]}, nil))
-	s := &c.issuers
+	s := c.issuers
 	s.mu.Lock()
 	known := s.links[link]
 	s.mu.Unlock()

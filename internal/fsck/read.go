@@ -45,6 +45,7 @@ var errStalled = errors.New("stalled")
 type access struct {
 	source  Source
 	timeout time.Duration // for opening, and then for each reading of the body
+	hasty   bool          // asks once more at most
 	counts  *tally
 	beat    atomic.Int64 // objects that were read, for the watch
 
@@ -79,6 +80,9 @@ func (a *access) read(ctx context.Context, path string, limit int64, use func(r 
 			return err
 		}
 		wait := rand.N(firstWait << min(n, 6))
+		if a.hasty {
+			wait /= 8
+		}
 		var later *BusyError
 		if errors.As(err, &later) {
 			busy++
@@ -86,7 +90,7 @@ func (a *access) read(ctx context.Context, path string, limit int64, use func(r 
 		} else {
 			n++
 		}
-		if n > tries || busy > busyTries || later != nil && later.After > mostPatience {
+		if n > tries || busy > busyTries || a.hasty && n+busy > 2 || later != nil && later.After > mostPatience {
 			return &UnknownError{Path: path, Err: err}
 		}
 		if later == nil {
@@ -136,7 +140,7 @@ func (a *access) sleep(ctx context.Context, d time.Duration) {
 func (a *access) once(ctx context.Context, path string, limit int64, use func(r *bufio.Reader) error) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	timer := time.AfterFunc(a.timeout, func() { cancel(fmt.Errorf("no answer within %v", a.timeout)) })
+	timer := time.AfterFunc(a.timeout, func() { cancel(lateError{a.timeout}) })
 	defer timer.Stop()
 	defer func() {
 		if err != nil && errors.Is(err, context.Canceled) && context.Cause(ctx) != context.Canceled {
@@ -167,6 +171,16 @@ func (a *access) once(ctx context.Context, path string, limit int64, use func(r 
 	}
 	return err
 }
+
+// lateError says that an answer, or a piece of it, did not come in time. It has
+// the Timeout method of package net's errors.
+type lateError struct{ limit time.Duration }
+
+// Error implements error.
+func (e lateError) Error() string { return fmt.Sprintf("no answer within %v", e.limit) }
+
+// Timeout reports true.
+func (e lateError) Timeout() bool { return true }
 
 // timed reads a body, with a time-out for each piece, and keeps the error of a
 // transfer apart from those of decoders.
@@ -272,7 +286,7 @@ func missing(path string, index int64, err error) error {
 	case !absent(err):
 		return err
 	case errors.Is(err, storage.ErrNotFound):
-		return &Fault{Path: path, Index: index, Detail: "is missing"}
+		return (&Fault{Path: path, Index: index, Detail: "is missing"}).on(GroundAbsent)
 	}
 	return &UnknownError{Path: path, Err: err}
 }

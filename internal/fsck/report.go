@@ -10,14 +10,36 @@ import (
 	"unicode"
 )
 
+// Ground says what a fault rests on.
+type Ground int
+
+// The grounds of faults.
+const (
+	// GroundObject is an object that is not what a signed tree demands.
+	GroundObject Ground = iota
+	// GroundSigned is what the log has signed twice and differently; it does not
+	// matter who serves it.
+	GroundSigned
+	// GroundAbsent is an object that is not there, and a checkpoint that is older
+	// than another or that no key verifies. A cache that lags behind looks so.
+	GroundAbsent
+)
+
 // Fault is something wrong with a log, proved by what the log itself serves.
 type Fault struct {
-	Path  string // of the object at fault; "checkpoint" for the tree head
-	Index int64  // of the entry, or of the first entry under the hash; -1 if it concerns none
+	Path   string // of the object at fault; "checkpoint" for the tree head
+	Index  int64  // of the entry, or of the first entry under the hash; -1 if it concerns none
+	Ground Ground
 	// Got is what the object says, Want what it has to say; empty if the fault
 	// has no such pair. Hashes are lower-case hex.
 	Got, Want string
 	Detail    string // a sentence without the path
+}
+
+// on sets the ground of a fault.
+func (f *Fault) on(g Ground) *Fault {
+	f.Ground = g
+	return f
 }
 
 // Error implements error.
@@ -123,7 +145,9 @@ func (t *tally) fill(r *Report) {
 
 func hexOf[T ~[32]byte](h T) string { return hex.EncodeToString(h[:]) }
 
-// shown makes text of a stranger fit to be printed.
+// Shown makes text of a stranger fit to be printed.
+func Shown(s string) string { return shown(s) }
+
 func shown(s string) string {
 	if len(s) > 200 {
 		s = s[:200] + "..."

@@ -96,32 +96,47 @@ func (s state) sum() (string, error) {
 }
 
 // write makes the file appear whole or not at all.
-func (s state) write(path string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write state: %w", err)
-		}
-	}()
-	if s.Sum, err = s.sum(); err != nil {
-		return err
+func (s state) write(path string) error {
+	data, err := s.encode()
+	if err == nil {
+		err = ReplaceFile(path, data)
 	}
-	data, err := json.MarshalIndent(s, "", " ")
 	if err != nil {
-		return err
+		return fmt.Errorf("write state: %w", err)
 	}
+	return nil
+}
+
+func (s state) encode() (data []byte, err error) {
+	if s.Sum, err = s.sum(); err != nil {
+		return nil, err
+	}
+	data, err = json.MarshalIndent(s, "", " ")
+	return append(data, '\n'), err
+}
+
+// ReplaceFile writes a file so that it appears whole or not at all, and durably.
+func ReplaceFile(path string, data []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // gone if all went well
-	_, err = f.Write(append(data, '\n'))
+	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // spine returns the hashes of a pass, checked to be those of its size.
@@ -190,13 +205,16 @@ func (c *checker) remembered() (old checkpoint.Checkpoint, ok bool, err error) {
 // save writes the state file; done is whether all was checked. A checkpoint that
 // was not compared with the remembered one must not take its place.
 func (c *checker) save(done bool) error {
-	if c.opts.State == "" || c.unproved {
+	if c.opts.State == "" && !c.following || c.unproved {
 		return nil
 	}
 	c.state.Version, c.state.Origin, c.state.Key = 1, c.opts.Origin, c.opts.SPKI
 	c.state.Source, c.state.Saved = c.source.String(), c.opts.Now().UTC()
 	c.state.Checkpoint = string(c.raw)
 	c.state.Pass = passOf(&c.spine, done)
+	if c.following {
+		return nil
+	}
 	return c.state.write(c.opts.State)
 }
 
@@ -209,9 +227,12 @@ func (c *checker) keepConflict() error {
 			return nil
 		}
 	}
-	if c.opts.State == "" || len(c.state.Conflicts) >= maxConflicts {
+	if c.opts.State == "" && !c.following || len(c.state.Conflicts) >= maxConflicts {
 		return nil
 	}
 	c.state.Conflicts = append(c.state.Conflicts, raw)
+	if c.following {
+		return nil
+	}
 	return c.state.write(c.opts.State)
 }

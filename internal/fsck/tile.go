@@ -23,6 +23,15 @@ func (c *checker) checkTile(ctx context.Context, n int64) ([]tlog.Hash, error) {
 			return nil, err
 		}
 	}
+	if err := c.checkEntries(ctx, t, want); err != nil {
+		return nil, err
+	}
+	return want, nil
+}
+
+// checkEntries checks the data tile beside a hash tile, which holds these hashes,
+// its names tile, and the issuers that its entries name.
+func (c *checker) checkEntries(ctx context.Context, t tlog.Tile, want []tlog.Hash) error {
 	names := make([]nameSum, 0, t.W)
 	err := c.eachEntry(ctx, dataOf(t), func(path string, i int, l *leaf) error {
 		if i == 0 {
@@ -42,17 +51,15 @@ func (c *checker) checkTile(ctx context.Context, n int64) ([]tlog.Hash, error) {
 		return c.checkChain(ctx, path, index, l)
 	})
 	if err != nil {
-		return nil, missing(tiles.Path(dataOf(t)), firstEntry(t, 0), err)
+		return missing(tiles.Path(dataOf(t)), firstEntry(t, 0), err)
 	}
 	c.counts.dataTiles.Add(1)
 	c.counts.entries.Add(int64(t.W))
 	if c.names {
 		t.L = tiles.LevelNames
-		if err := c.checkNames(ctx, t, names); err != nil {
-			return nil, err
-		}
+		return c.checkNames(ctx, t, names)
 	}
-	return want, nil
+	return nil
 }
 
 // eachEntry decodes the t.W entries of a data tile, which may be served as the

@@ -151,8 +151,13 @@ type proven struct {
 
 // provenHashes returns a reader of hashes that the checkpoint vouches for.
 func (c *checker) provenHashes(ctx context.Context) (tlog.HashReader, *proven) {
+	return c.hashesOf(ctx, c.tree)
+}
+
+// hashesOf is provenHashes for another tree of the log.
+func (c *checker) hashesOf(ctx context.Context, tree tlog.Tree) (tlog.HashReader, *proven) {
 	p := &proven{c: c, ctx: ctx, cache: make(map[tlog.Tile][]byte)}
-	return tlog.TileHashReader(c.tree, p), p
+	return tlog.TileHashReader(tree, p), p
 }
 
 // Height implements [tlog.TileReader].
@@ -192,6 +197,10 @@ var errUnproved = errors.New("hash tiles do not fit the checkpoint")
 // the checkpoint, or errUnproved.
 func (c *checker) rootAt(ctx context.Context, size int64) (tlog.Hash, error) {
 	hashes, p := c.provenHashes(ctx)
+	return rootOf(hashes, p, size)
+}
+
+func rootOf(hashes tlog.HashReader, p *proven, size int64) (tlog.Hash, error) {
 	root, err := tlog.TreeHash(size, hashes)
 	switch {
 	case p.err != nil:
