@@ -43,10 +43,11 @@ var floors = map[string]string{
 	"internal/daemon":   "*",
 	"internal/restore":  "checkpoint lock storage tiles internal/catchup internal/config internal/daemon internal/roots",
 	"internal/fsck":     "entry storage tiles checkpoint internal/chain",
+	"internal/watch":    "entry storage tiles checkpoint internal/fsck",
 	"testlogs":          "*",
 	"internal/shards":   "internal/daemon internal/config internal/logkey internal/lifecycle checkpoint lock reader storage tiles",
 	"cmd/kiln": "internal/config internal/daemon internal/fsck internal/gc internal/keycheck internal/lifecycle internal/logkey internal/restore internal/roots internal/servers " +
-		"internal/shards storage storage/s3 internal/s3client testlogs",
+		"internal/shards internal/watch storage storage/s3 internal/s3client testlogs",
 	// The judge of simulated logs believes nothing of ours.
 	"internal/sim/auditor": "", "internal/sim": "",
 }
@@ -61,10 +62,10 @@ var walls = map[string]string{
 	"go.uber.org/zap":                               "lock/etcd",
 	"github.com/google/certificate-transparency-go": "internal/chain",
 	"filippo.io/sunlight":                           "entry tiles checkpoint testlogs",
-	"github.com/prometheus/client_golang":           "batcher dedup frontend reader sequencer storage/s3 internal/s3client internal/daemon internal/roots",
+	"github.com/prometheus/client_golang":           "batcher dedup frontend reader sequencer storage/s3 internal/s3client internal/daemon internal/roots internal/watch",
 	"github.com/aws":                                "internal/s3client",
 	"go.yaml.in/yaml":                               "internal/config",
-	"net/http":                                      "frontend reader internal/s3client internal/daemon internal/fsck internal/roots internal/servers testlogs",
+	"net/http":                                      "frontend reader internal/s3client internal/daemon internal/fsck internal/roots internal/servers internal/watch testlogs",
 	"golang.org/x/crypto/acme":                      "internal/daemon",
 	"testing":                                       "storage/storagetest lock/locktest internal/fuzztest",
 }

@@ -10,6 +10,7 @@
 package config
 
 import (
+	"cmp"
 	"log/slog"
 	"net"
 	"net/url"
@@ -161,6 +162,9 @@ type Log struct {
 	Lock string
 	// Dedup is the SQLite file of the long-term deduplication cache.
 	Dedup string
+	// WatchURL is the monitoring prefix at which the process watches the log
+	// itself, [WatchOff] for none. Default MonitoringURL.
+	WatchURL string
 
 	// Period is the least time between the starts of two rounds, MinPeriod
 	// to MaxPeriod. Default: [Log.DefaultPeriod].
@@ -205,6 +209,17 @@ func Loopback(host string) bool {
 // originOf returns the prefix without scheme and trailing slashes.
 func originOf(u *url.URL) string {
 	return u.Host + strings.TrimRight(u.Path, "/")
+}
+
+// WatchOff is the WatchURL of a log that is not watched.
+const WatchOff = "off"
+
+// Watched returns the prefix at which the log is watched, "" if it is not.
+func (l *Log) Watched() string {
+	if l.WatchURL == WatchOff {
+		return ""
+	}
+	return cmp.Or(l.WatchURL, l.MonitoringURL)
 }
 
 // Host returns the host of the submission URL, without port.

@@ -31,8 +31,8 @@ func TestTemplate(t *testing.T) {
 	}
 	option := regexp.MustCompile(`(?m)^( *)# ([a-z_]+: [^ ]+|logging: .*)$`)
 	opened := option.ReplaceAllString(shown, "$1$2")
-	if n := len(option.FindAllString(shown, -1)); n != 13 {
-		t.Errorf("template shows %d options as comments, want 13:\n%s", n, opened)
+	if n := len(option.FindAllString(shown, -1)); n != 14 {
+		t.Errorf("template shows %d options as comments, want 14:\n%s", n, opened)
 	}
 	got, err := Parse("template", []byte(opened), "/", july)
 	if err != nil {
@@ -75,7 +75,7 @@ func TestTemplate(t *testing.T) {
 func TestRenderAll(t *testing.T) {
 	t.Parallel()
 	l := Log{
-		Name: "a2026h2", Series: "b", Origin: "a.example:444/x", SubmissionURL: "https://a.example:444/x/", MonitoringURL: "https://b.example/",
+		Name: "a2026h2", Series: "b", Origin: "a.example:444/x", SubmissionURL: "https://a.example:444/x/", MonitoringURL: "https://b.example/", WatchURL: "off",
 		NotAfterStart: july, NotAfterLimit: january,
 		KeyFile: "/elsewhere/key: 1", RootsFile: "/d/it's \"ours\"", Storage: "/d/true", Lock: "/d/1", Dedup: "/d/ü #x",
 		Period: 1500 * time.Millisecond, Batchers: 7, MaxInFlight: 8, ReadRate: 9,
@@ -84,6 +84,7 @@ func TestRenderAll(t *testing.T) {
 	quiet := l
 	quiet.Name, quiet.Series, quiet.SubmissionURL, quiet.Origin = "c3", "7", "https://c.example/", "c.example"
 	quiet.MonitoringURL, quiet.KeyFile, quiet.Storage, quiet.Dedup = quiet.SubmissionURL, "/d/k", "/d/../s", "/d/~"
+	quiet.WatchURL = "https://watched.example/"
 	quiet.Storage = "/s"
 	for name, sec := range map[string]*TLS{
 		"none": nil, "files": {CertFile: "/d/c", KeyFile: "/k"},

@@ -146,6 +146,7 @@ func (r *reader) whereabouts(s *section, l *Log, f spelling) {
 	read(s, "lock", &l.Lock, f.shared(lockAt(f.dir)), isText...)
 	require("dedup", "want the SQLite file of the deduplication cache")
 	read(s, "dedup", &l.Dedup, f.alone(fileAt(f.dir)), isText...)
+	read(s, "watch_url", &l.WatchURL, f.watched(), isText...)
 }
 
 // keySource checks that a log has a key, or a secret to derive it from, and not

@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -180,6 +181,8 @@ func (w *renderer) log(l *Log) {
 	w.value(in, "storage", w.path(l.Storage))
 	w.value(in, "lock", w.path(l.Lock))
 	w.value(in, "dedup", w.path(l.Dedup))
+	w.note(in, "Where the process watches the log as monitors do; off for nowhere.")
+	w.option(in, "watch_url", cmp.Or(l.WatchURL, l.MonitoringURL), l.MonitoringURL)
 	w.options(in, l, l.DefaultPeriod())
 }
 
@@ -264,7 +267,7 @@ func NewLog(name, prefix, dir string, notAfterStart, notAfterLimit time.Time) Lo
 	_, rest, _ := strings.Cut(prefix, "://")
 	return Log{
 		Name: name, Series: Stem(name), Origin: strings.TrimRight(rest, "/"),
-		SubmissionURL: prefix, MonitoringURL: prefix,
+		SubmissionURL: prefix, MonitoringURL: prefix, WatchURL: prefix,
 		NotAfterStart: notAfterStart, NotAfterLimit: notAfterLimit,
 		KeyFile:   filepath.Join(dir, "keys", name+".pem"),
 		RootsFile: filepath.Join(dir, "roots.pem"),

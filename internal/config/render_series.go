@@ -147,6 +147,7 @@ func (w *renderer) whereabouts(in string, l, from *Log) {
 		{"storage", l.Storage, from.Storage},
 		{"lock", l.Lock, from.Lock},
 		{"dedup", l.Dedup, from.Dedup},
+		{"watch_url", l.WatchURL, from.WatchURL},
 	} {
 		if t.v != t.from {
 			w.given(in, t.key, t.v)

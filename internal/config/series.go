@@ -207,6 +207,7 @@ func (s *Series) shard(h HalfYear, dir string) Log {
 		{&l.Storage, storageAt(dir)},
 		{&l.Lock, lockAt(dir)},
 		{&l.Dedup, fileAt(dir)},
+		{&l.WatchURL, watchText},
 	} {
 		if *t.text != "" {
 			*t.text, _ = t.parse(fill(*t.text, s.Name, h.Suffix)) // held with another half-year
@@ -229,6 +230,9 @@ func (l *Log) complete() {
 	}
 	if l.MonitoringURL == "" {
 		l.MonitoringURL = l.SubmissionURL
+	}
+	if l.WatchURL == "" {
+		l.WatchURL = l.MonitoringURL
 	}
 	if l.Period == 0 {
 		l.Period = l.DefaultPeriod()
@@ -277,6 +281,29 @@ func (f spelling) text(parse func(string) (string, *problem), own bool) func(str
 		}
 		return s, nil
 	}
+}
+
+// watched is alone for a prefix to watch; that nothing is watched may be said of
+// all shards.
+func (f spelling) watched() func(string) (string, *problem) {
+	return func(s string) (string, *problem) {
+		if s == WatchOff {
+			return s, nil
+		}
+		return f.alone(watchText)(s)
+	}
+}
+
+// watchText takes a prefix to watch.
+func watchText(s string) (string, *problem) {
+	if s == WatchOff {
+		return s, nil
+	}
+	v, p := prefixText(s)
+	if p != nil {
+		p.want += ", or off"
+	}
+	return v, p
 }
 
 // prefixText is parsePrefix in one spelling.

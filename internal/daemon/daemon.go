@@ -33,6 +33,12 @@ type Options struct {
 	Logger  *slog.Logger     // default: discard
 	Now     func() time.Time // the logs' clock; default time.Now
 	Version string           // for the build_info metric
+
+	// WatchInterval is how often each log is looked at as monitors see it; default
+	// watch.DefaultInterval.
+	WatchInterval time.Duration
+
+	watch bool // the logs are served, and so they are watched
 }
 
 func (o Options) withDefaults() Options {
@@ -83,6 +89,7 @@ type Daemon struct {
 // governs the start only.
 func Start(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
+	opts.watch = true
 	d := &Daemon{
 		cfg: cfg, opts: opts, log: opts.Logger, reg: prometheus.NewRegistry(),
 		stopping: make(chan struct{}), closed: make(chan struct{}), ended: make(chan struct{}),
@@ -131,6 +138,7 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.watch()
+	d.watchLogs()
 	d.followRoots()
 	d.phase.Store(int32(serving))
 	d.log.Info("serving", "endpoint", d.Addr())

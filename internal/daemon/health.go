@@ -52,6 +52,11 @@ func (l *runningLog) health(now time.Time) error {
 	if l.retired.Load() {
 		return nil // as it should be
 	}
+	if l.watcher != nil {
+		if err := l.watcher.Health(); err != nil {
+			return err
+		}
+	}
 	age, limit := l.age(now), maxCheckpointAge(l.conf.Period)
 	if age > limit {
 		return fmt.Errorf("the newest checkpoint is %v old, want at most %v", age.Round(time.Millisecond), limit)

@@ -25,6 +25,7 @@ import (
 	"kiln/internal/chain"
 	"kiln/internal/config"
 	"kiln/internal/logkey"
+	"kiln/internal/watch"
 	"kiln/reader"
 	"kiln/sequencer"
 	"kiln/storage"
@@ -71,6 +72,7 @@ type runningLog struct {
 	validator *chain.Validator
 	issuers   *issuers
 	life      atomic.Pointer[reader.Life]
+	watcher   *watch.Watcher // nil: nobody watches
 	frontend  http.Handler
 	reader    http.Handler
 
@@ -90,7 +92,7 @@ func openLog(ctx context.Context, parts *Parts, readable Bucket, v *chain.Valida
 	l.readOnlyAfter = l.readOnlyTime()
 	l.life.Store(new(reader.Life))
 	for _, step := range []func(context.Context) error{
-		l.openValidator, l.openCache, l.openSequencer, l.openDedup, l.openBatchers, l.openReader, l.openLife,
+		l.openValidator, l.openCache, l.openWatch, l.openSequencer, l.openDedup, l.openBatchers, l.openReader, l.openLife,
 	} {
 		if err := step(ctx); err != nil {
 			if l.metrics != nil {
@@ -243,6 +245,9 @@ func (l *runningLog) openBatchers(context.Context) error {
 }
 
 func (l *runningLog) openFrontend(ring frontend.Batcher) error {
+	if l.watcher != nil {
+		ring = sampled{ring, l.watcher}
+	}
 	f, err := frontend.New(frontend.Config{
 		LogID: l.key.LogID(), Validator: l.validator, Batcher: ring, Issuers: l.issuers,
 		ReadOnlyAfter: l.readOnlyAfter, ReadOnly: l.sequencer.Sealed, MaxInFlight: l.conf.MaxInFlight, Timeout: l.submissionTimeout(),

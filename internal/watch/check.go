@@ -48,7 +48,7 @@ func findReceipt(ctx context.Context, f *fsck.Follower, r *Receipt) error {
 	at := func(t int64) string { return time.UnixMilli(t).UTC().Format(time.RFC3339Nano) }
 	if r.Index >= head.Tree.N {
 		if head.TimestampMillis < r.TimestampMillis {
-			return nil // it came after
+			return &fsck.UnknownError{Path: "checkpoint", Err: errors.New("it is older than the SCT that is looked for")}
 		}
 		return &fsck.Fault{
 			Path: "checkpoint", Index: r.Index, Ground: fsck.GroundSigned,

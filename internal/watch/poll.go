@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -64,15 +65,9 @@ func (w *Watcher) look(ctx context.Context, whole bool) (*finding, error) {
 			return found, nil
 		}
 	}
-	for _, r := range w.receipts(whole) {
-		c := checkNote{Kind: checkReceipt, Receipt: &r}
-		if err := c.run(ctx, w.follower); err != nil {
-			return w.judge(ctx, c, err)
-		}
-		w.metrics.receipts.Inc()
-		w.update(func(s *Status) { s.Receipts++ })
+	if found, err := w.receipts(ctx, whole); found != nil || err != nil {
+		return found, err
 	}
-	w.looked = w.sample.kept()
 	return w.sweep(ctx)
 }
 
@@ -202,18 +197,33 @@ func (w *Watcher) own(ctx context.Context) *finding {
 	return nil // unknown or well: the public URL is what has to be readable
 }
 
-// receipts returns the receipts to look for now: all that are new, and one of the
-// sample at whole polls.
-func (w *Watcher) receipts(whole bool) (list []Receipt) {
-	recent, old := w.sample.all()
-	if n := w.sample.kept() - w.looked; n > 0 {
-		list = recent[max(0, int64(len(recent))-n):]
+// receipts looks for the SCTs that were answered since the last time, and for one
+// of the sample at whole polls. Those that the checkpoint cannot cover yet wait.
+func (w *Watcher) receipts(ctx context.Context, whole bool) (*finding, error) {
+	w.pending = append(w.pending, w.sample.take()...)
+	if n := len(w.pending) - 2*maxRecent; n > 0 {
+		w.pending = slices.Delete(w.pending, 0, n) // they are in the sample
 	}
-	if (whole || w.looked == 0) && len(old) > 0 {
+	list := w.pending
+	if _, old := w.sample.all(); whole && len(old) > 0 {
 		w.oldNext = (w.oldNext + 1) % len(old)
-		list = append(list, old[w.oldNext])
+		list = append(slices.Clone(list), old[w.oldNext])
 	}
-	return list
+	head, done := w.follower.Head(), make(map[uint64]bool)
+	for _, r := range list {
+		if r.Index >= head.Tree.N && r.TimestampMillis > head.TimestampMillis {
+			continue
+		}
+		c := checkNote{Kind: checkReceipt, Receipt: &r}
+		if err := c.run(ctx, w.follower); err != nil {
+			return w.judge(ctx, c, err)
+		}
+		done[r.Rank] = true
+		w.metrics.receipts.Inc()
+		w.update(func(s *Status) { s.Receipts++ })
+	}
+	w.pending = slices.DeleteFunc(w.pending, func(r Receipt) bool { return done[r.Rank] })
+	return nil, nil
 }
 
 // sweep checks the older tiles that are due.

@@ -47,6 +47,7 @@ type sample struct {
 	next   int       // guarded by mu; where in recent the next one goes
 	old    []Receipt // guarded by mu; at most maxOld
 	worst  uint64    // guarded by mu; highest rank in old, once that is full
+	fresh  []Receipt // guarded by mu; kept since take, at most maxRecent
 	count  int64     // guarded by mu; of those that were kept
 	last   time.Time // guarded by mu; when the last of recent was taken
 }
@@ -83,6 +84,19 @@ func (s *sample) offer(p *entry.Pending, sct entry.SCT) {
 		s.next = (s.next + 1) % maxRecent
 	}
 	s.keepLocked(r)
+	if len(s.fresh) < maxRecent {
+		s.fresh = append(s.fresh, r)
+	}
+}
+
+// take returns the receipts that were kept since it was called last, the first
+// maxRecent of them.
+func (s *sample) take() []Receipt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	fresh := s.fresh
+	s.fresh = nil
+	return fresh
 }
 
 // wants reports whether a receipt belongs to the newest, of which one in a while

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"kiln/internal/fsck"
 )
@@ -132,7 +133,7 @@ func sealingKey(secret []byte) []byte {
 // aside, and bad says why; an error says that the file could not be read.
 func readState(path string, secret []byte) (s *state, aside string, bad, err error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, "", nil, nil
 	}
 	if err != nil {

@@ -82,6 +82,7 @@ type Config struct {
 
 	Interval time.Duration // between polls; default DefaultInterval
 	MaxAge   time.Duration // beyond which a checkpoint is stale; default: the log's merge delay
+	Timeout  time.Duration // for an answer, and for each piece of it; default 10 s
 	Patient  bool          // keep asking a server that is busy, as a first reading wants
 	Parallel int           // objects read at a time; default 4
 
@@ -97,6 +98,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Interval <= 0 {
 		c.Interval = DefaultInterval
+	}
+	if c.Timeout <= 0 {
+		c.Timeout = readTimeout
 	}
 	if c.Parallel < 1 {
 		c.Parallel = 4
@@ -131,9 +135,9 @@ type Watcher struct {
 	metrics    *metrics
 
 	polls    int64
-	looked   int64 // receipts that had been kept when the newest were looked for
-	oldNext  int   // which of the sample is looked for next
-	swept    int64 // the next older tile
+	pending  []Receipt // to be looked for
+	oldNext  int       // which of the sample is looked for next
+	swept    int64     // the next older tile
 	sweptAt  time.Time
 	absent   int      // polls in a row at which something was not there
 	open     *finding // what was found in the CDN and not yet seen to be right
@@ -208,7 +212,7 @@ func (w *Watcher) age() float64 {
 func (w *Watcher) options() fsck.Options {
 	return fsck.Options{
 		SPKI: w.cfg.SPKI, Origin: w.cfg.Origin, Hasty: !w.cfg.Patient, Parallel: w.cfg.Parallel,
-		Timeout: readTimeout, Stall: time.Minute, Progress: w.cfg.Progress, Now: w.cfg.Now,
+		Timeout: w.cfg.Timeout, Stall: time.Minute, Progress: w.cfg.Progress, Now: w.cfg.Now,
 	}
 }
 

@@ -399,6 +399,16 @@ func TestUnknown(t *testing.T) {
 			return true
 		}, "other", "broke off"},
 		"hang-up": {func(rw http.ResponseWriter, r *http.Request) bool { panic(http.ErrAbortHandler) }, "other", "EOF"},
+		"slow body": {func(rw http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != edge {
+				return false
+			}
+			rw.Header().Set("Content-Length", "2816")
+			_, _ = io.WriteString(rw, "s")
+			rw.(http.Flusher).Flush()
+			<-r.Context().Done()
+			return true
+		}, "timeout", "no answer within 50ms"},
 		"other encoding": {func(rw http.ResponseWriter, r *http.Request) bool {
 			rw.Header().Set("Content-Encoding", "br")
 			_, _ = io.WriteString(rw, "x")
@@ -409,6 +419,9 @@ func TestUnknown(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, 600)
 			w.conf.Storage = w.store
+			if c.reason == "timeout" {
+				w.conf.Timeout = 50 * time.Millisecond
+			}
 			watcher := w.watch()
 			w.poll(4) // the next one is whole
 			w.fine()

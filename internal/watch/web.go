@@ -49,7 +49,7 @@ func newWeb(prefix, agent string, parallel int) (*web, error) {
 	}
 	transport := &http.Transport{
 		Proxy:       http.ProxyFromEnvironment,
-		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second, Resolver: resolver()}).DialContext,
 		// A client of its own: what it sees must not depend on others' connections.
 		ForceAttemptHTTP2: true, MaxIdleConnsPerHost: parallel, IdleConnTimeout: 90 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
@@ -62,6 +62,22 @@ func newWeb(prefix, agent string, parallel int) (*web, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
+}
+
+// resolver asks DNS and, other than the usual one, lets go of a server that does
+// not answer as soon as nobody wants to know any more: a shutdown must leave
+// nothing behind.
+func resolver() *net.Resolver {
+	return &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, network, address)
+			if err == nil {
+				context.AfterFunc(ctx, func() { c.Close() })
+			}
+			return c, err
+		},
+	}
 }
 
 // freshly returns the same log past all caches that obey.
