@@ -79,14 +79,9 @@ func (f *fsckFlags) run(ctx context.Context, e *env, args []string) error {
 		Origin: f.origin, State: f.state, OnlyNew: f.onlyNew, Signatures: f.signatures,
 		Parallel: f.parallel, Timeout: f.timeout, Stall: f.stall, Now: e.now,
 	}
-	if f.publicKey != "" {
-		data, err := os.ReadFile(f.publicKey)
-		if err != nil {
-			return err
-		}
-		if opts.SPKI, err = fsck.ParsePublicKey(data); err != nil {
-			return fmt.Errorf("%s: %w", f.publicKey, err)
-		}
+	var err error
+	if opts.SPKI, err = readPublicKey(f.publicKey); err != nil {
+		return err
 	}
 	source, closer, err := f.open(ctx, args[0])
 	if err != nil {
@@ -116,11 +111,7 @@ func (f *fsckFlags) open(ctx context.Context, name string) (fsck.Source, io.Clos
 		}
 		return d, d, nil
 	case scheme == "http" || scheme == "https":
-		agent := "kiln-fsck/" + strings.Fields(version())[0]
-		if f.contact != "" {
-			agent += " (" + f.contact + ")"
-		}
-		u, err := fsck.OpenURL(name, agent, f.parallel)
+		u, err := fsck.OpenURL(name, agentOf("fsck", f.contact), f.parallel)
 		if err != nil {
 			return nil, nil, misuse("fsck", "%v", err)
 		}
@@ -129,6 +120,31 @@ func (f *fsckFlags) open(ctx context.Context, name string) (fsck.Source, io.Clos
 		return f.openS3(ctx, rest)
 	}
 	return nil, nil, misuse("fsck", "%q: logs are read from http://, https://, s3:// or a directory", name)
+}
+
+// readPublicKey reads the key of a log from a file, DER; nil without a file.
+func readPublicKey(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	spki, err := fsck.ParsePublicKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return spki, nil
+}
+
+// agentOf is the User-Agent of a command that reads logs.
+func agentOf(command, contact string) string {
+	agent := "kiln-" + command + "/" + strings.Fields(version())[0]
+	if contact != "" {
+		agent += " (" + contact + ")"
+	}
+	return agent
 }
 
 // openS3 opens BUCKET/PREFIX, for reading.

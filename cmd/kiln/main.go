@@ -55,6 +55,7 @@ func commands() []command {
 		rootsApplyCommand(),
 		rootsListCommand(),
 		fsckCommand(),
+		watchCommand(),
 		restoreCommand(),
 		gcCommand(),
 		dedupStatCommand(),

@@ -151,7 +151,9 @@ func awaitFile(ts *testscript.TestScript, _ bool, args []string) {
 func end(ts *testscript.TestScript, _ bool, args []string) {
 	p := processes(ts)[args[0]]
 	sig := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}[args[1]]
-	ts.Check(p.cmd.Process.Signal(sig))
+	if args[1] != "" { // else it ends by itself
+		ts.Check(p.cmd.Process.Signal(sig))
+	}
 	select {
 	case <-p.done:
 	case <-time.After(patience):

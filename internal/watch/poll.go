@@ -91,6 +91,13 @@ func (w *Watcher) judge(ctx context.Context, c checkNote, err error) (*finding, 
 	return found, nil
 }
 
+// MayLag reports whether what could not be told may be a cache that lags behind: a
+// few polls more will tell.
+func MayLag(err error) bool {
+	var lag *lagError
+	return errors.As(err, &lag)
+}
+
 // lagError is a fault that may be a cache that lags behind.
 type lagError struct{ found *finding }
 

@@ -55,6 +55,13 @@ func (o *objects) get(path string) ([]byte, bool) {
 	return b, ok
 }
 
+// become makes the objects those of a clone.
+func (o *objects) become(list map[string][]byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.list = list
+}
+
 func (o *objects) put(path string, b []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -144,10 +151,10 @@ type world struct {
 	sent  []*entry.Pending
 
 	server *httptest.Server
-	hook   func(w http.ResponseWriter, r *http.Request) (done bool) // before each answer; set between polls
 
 	mu    sync.Mutex
-	asked []string
+	asked []string                                                 // guarded by mu
+	hook  func(w http.ResponseWriter, r *http.Request) (done bool) // guarded by mu; before each answer
 
 	dir    string
 	conf   watch.Config
@@ -236,12 +243,20 @@ func (w *world) sign() {
 	w.store.put("checkpoint", must(signer.Sign(w.edge.Tree(), w.clock.now().UnixMilli())))
 }
 
+// before puts a hook before each answer.
+func (w *world) before(hook func(w http.ResponseWriter, r *http.Request) bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hook = hook
+}
+
 // serve is the web server.
 func (w *world) serve(rw http.ResponseWriter, r *http.Request) {
 	w.mu.Lock()
 	w.asked = append(w.asked, r.URL.Path)
+	hook := w.hook
 	w.mu.Unlock()
-	if w.hook != nil && w.hook(rw, r) {
+	if hook != nil && hook(rw, r) {
 		return
 	}
 	path := strings.TrimPrefix(r.URL.Path, "/log/")

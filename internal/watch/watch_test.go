@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -67,18 +68,20 @@ func TestIdlePollsAreCheap(t *testing.T) {
 	w.mu.Lock()
 	w.asked = nil
 	w.mu.Unlock()
-	var sent int64
-	w.hook = func(rw http.ResponseWriter, r *http.Request) bool {
+	var sent atomic.Int64
+	w.before(func(rw http.ResponseWriter, r *http.Request) bool {
 		if r.Header.Get("If-None-Match") == "" && strings.Contains(r.URL.Path, "/tile/") {
-			sent++
+			sent.Add(1)
 		}
 		return false
-	}
+	})
 	w.sign()
 	w.poll(1)
 	w.fine()
-	if len(w.asked) != 4 || sent != 0 {
-		t.Errorf("asked for %v, %d of them without a condition", w.asked, sent)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.asked) != 4 || sent.Load() != 0 {
+		t.Errorf("asked for %v, %d of them without a condition", w.asked, sent.Load())
 	}
 }
 
@@ -280,9 +283,7 @@ func TestPlantedInTheCDN(t *testing.T) {
 			f.says = append(f.says[:len(f.says):len(f.says)], "own storage has the right bytes")
 			f.do(w)
 			f.check(t, w, withinPolls)
-			w.store.mu.Lock()
-			w.store.list = right.list
-			w.store.mu.Unlock()
+			w.store.become(right.clone())
 			w.poll(1)
 			w.fine() // repaired
 		})
@@ -319,14 +320,14 @@ func TestCacheKeepsWrongBytes(t *testing.T) {
 	w.fine()
 	b, _ := w.store.get("tile/0/002.p/88")
 	wrong := flip(40)(bytes.Clone(b))
-	w.hook = func(rw http.ResponseWriter, r *http.Request) bool {
+	w.before(func(rw http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, "tile/0/002.p/88") || r.Header.Get("Cache-Control") == "no-cache" {
 			return false
 		}
 		rw.Header().Set("Content-Type", "application/octet-stream")
 		_, _ = rw.Write(wrong)
 		return true
-	}
+	})
 	f := planted{path: "tile/0/002.p/88", says: []string{"a cache before the log keeps wrong bytes"}, events: "cdn", stays: true}
 	f.check(t, w, 1)
 }
@@ -425,7 +426,7 @@ func TestUnknown(t *testing.T) {
 			watcher := w.watch()
 			w.poll(4) // the next one is whole
 			w.fine()
-			w.hook = c.hook
+			w.before(c.hook)
 			w.sign()
 			w.poll(1)
 			s := watcher.Status()
@@ -435,7 +436,7 @@ func TestUnknown(t *testing.T) {
 			if w.metric("kiln_watch_unknown_total", "reason="+c.reason) != 1 {
 				t.Errorf("reason is not %s: %v", c.reason, s.Unknown)
 			}
-			w.hook = nil
+			w.before(nil)
 			w.sign()
 			w.poll(1)
 			w.fine()
@@ -509,7 +510,7 @@ func TestRestartAfterAFault(t *testing.T) {
 				t.Fatalf("Inspect: %v, want one that names %s", err, f.path)
 			}
 			t.Log(err)
-			w.store.list = right
+			w.store.become(right)
 			again = w.watch()
 			err = again.Inspect(t.Context(), nil)
 			if strings.Contains(f.name, "fork") || f.name == "smaller checkpoint signed later" {
@@ -541,7 +542,7 @@ func TestSetBackWhileDown(t *testing.T) {
 	watcher := w.watch()
 	w.poll(1)
 	watcher.Close()
-	w.store.list = before
+	w.store.become(before)
 	err := w.watch().Inspect(t.Context(), nil)
 	if err == nil || !strings.Contains(err.Error(), "is smaller than one that was seen before") {
 		t.Errorf("Inspect: %v", err)
