@@ -155,7 +155,7 @@ func FuzzWaits(f *testing.F) {
 	}
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, s string) {
-		if d := retryAfter(s, now); d < 0 {
+		if d := RetryAfter(s, now); d < 0 {
 			t.Fatalf("%q is %v", s, d)
 		}
 		if age, said := maxAge(http.Header{"Cache-Control": {s}}); age < 0 || !said && age != 0 {
