@@ -33,6 +33,7 @@ var parsers = map[string]string{
 		find FuzzCommandLine
 		flagError FuzzCommandLine
 		load reads with config.Load
+		readPublicKey reads with fsck.ParsePublicKey
 		parseTime FuzzWindow
 		prefixFor FuzzWindow
 		windowFor FuzzWindow
@@ -163,7 +164,7 @@ var parsers = map[string]string{
 		readState reads a file and calls parseState
 		answer FuzzServer
 		judgeHeaders FuzzHeaders
-		retryAfter FuzzWaits
+		RetryAfter FuzzWaits
 		maxAge FuzzWaits
 		placeOf FuzzWaits
 		OpenURL FuzzOpenURL
@@ -294,6 +295,13 @@ var parsers = map[string]string{
 		validBucket FuzzPrefix
 		validPrefix FuzzPrefix
 		read reads with s3client.Get
+	`,
+	"internal/watch": `
+		parseState FuzzState
+		readState FuzzStateFile
+		Read FuzzAnswer
+		judgeStatus FuzzAnswer
+		unchanged FuzzAnswer
 	`,
 	"testlogs": `
 		open FuzzCheckpoint
