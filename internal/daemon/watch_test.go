@@ -183,8 +183,11 @@ func zipped(b []byte) []byte {
 
 func (w *watched) write(name string, b []byte) {
 	w.t.Helper()
-	_ = os.Remove(w.path(name)) // it is not to be written to
-	if err := os.WriteFile(w.path(name), b, 0o644); err != nil {
+	// The watcher must see the one or the other, and the object may not be written to.
+	if err := os.WriteFile(w.path(".planted"), b, 0o644); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := os.Rename(w.path(".planted"), w.path(name)); err != nil {
 		w.t.Fatal(err)
 	}
 }
