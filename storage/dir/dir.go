@@ -1,9 +1,10 @@
 // Package dir is a [storage.Bucket] in a directory of a local POSIX file system.
 //
 // Invariants: an object appears by one rename of a file whose bytes are already
-// on disk, so a reader sees it whole or not at all; Create never renames over
-// anything; a call that returned nil has synced the file, its folder and every
-// folder above it up to the root. Any number of buckets, in any number of
+// on disk, so a reader sees it whole or not at all; Create renames over nothing
+// but the very same bytes; a call that returned nil has synced the file, its
+// folder and every folder above it up to the root, and what a failed sync was to
+// make durable it has made anew. Any number of buckets, in any number of
 // processes of one machine, may be open on one directory.
 //
 // An object is a plain file at its own path below the root, mode 0644 in folders
@@ -236,14 +237,21 @@ func (b *Bucket) folder(ctx context.Context, dir string) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if err := b.sys.mkdir(b.root, dir); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, step("make folder "+b.full(dir), err)
+	made := b.sys.mkdir(b.root, dir)
+	if made != nil && !errors.Is(made, fs.ErrExist) {
+		return nil, step("make folder "+b.full(dir), made)
 	}
 	f, err := b.openFolder(dir)
 	if err != nil {
 		return nil, err
 	}
 	if err := b.sys.syncFolder(parent); err != nil {
+		if made == nil {
+			// Its name may be lost, and a second sync would have nothing to write
+			// and succeed. So it has to be made anew; unless it has been used
+			// meanwhile, by somebody whose sync has succeeded.
+			_ = b.sys.rmdir(b.root, dir)
+		}
 		return nil, errors.Join(step("sync folder "+parent.Name(), err), f.Close())
 	}
 	b.learn(dir)

@@ -33,28 +33,54 @@ func (b *Bucket) create(ctx context.Context, o storage.Object) error {
 	if err := check(o.Path, o.Body); err != nil {
 		return err
 	}
+	err := b.createNew(ctx, o)
+	if errors.Is(err, fs.ErrExist) {
+		return b.renew(ctx, o)
+	}
+	return err
+}
+
+// createNew puts an object where nothing is. Its error is [fs.ErrExist] if o is
+// there.
+func (b *Bucket) createNew(ctx context.Context, o storage.Object) error {
 	if err := b.writing.acquire(ctx); err != nil {
 		return err
 	}
 	defer b.writing.release()
 	// Most often nothing is there; but recovery creates again what is, and a
 	// look is cheaper than a temporary file. The rename decides all the same.
-	switch err := b.confirm(ctx, o); {
+	switch err := b.compare(ctx, o); {
+	case err == nil:
+		return fs.ErrExist
 	case errors.Is(err, fs.ErrNotExist):
 	case errors.Is(err, unix.ENOTDIR): // put will say which folder is a file
 	default:
 		return err
 	}
-	err := b.put(ctx, o.Path, o.Body, b.sys.renameNew)
-	if errors.Is(err, fs.ErrExist) {
-		return b.confirm(ctx, o)
-	}
-	return err
+	return b.put(ctx, o.Path, o.Body, b.sys.renameNew)
 }
 
-// confirm makes sure that the object at o.Path is o and is durable. Its error
-// is [fs.ErrNotExist] if nothing is there.
-func (b *Bucket) confirm(ctx context.Context, o storage.Object) error {
+// renew makes sure that the object at o.Path is o and is durable. What is seen
+// need not be: a sync that failed, in this process or in one that is gone, has
+// lost what it was to write, and a second one has nothing to write and succeeds.
+// So the object is put there once more, byte for byte. Nobody can tell but by the
+// time of the file, and Updates wait meanwhile.
+func (b *Bucket) renew(ctx context.Context, o storage.Object) error {
+	return b.exclusively(ctx, func() error {
+		if err := b.writing.acquire(ctx); err != nil {
+			return err
+		}
+		defer b.writing.release()
+		if err := b.compare(ctx, o); err != nil {
+			return err
+		}
+		return b.put(ctx, o.Path, o.Body, b.sys.renameOver)
+	})
+}
+
+// compare reports whether the object at o.Path is o. Its error is
+// [fs.ErrNotExist] if nothing is there.
+func (b *Bucket) compare(ctx context.Context, o storage.Object) error {
 	f, size, err := b.openObject(o.Path)
 	if err != nil {
 		return err
@@ -76,17 +102,6 @@ func (b *Bucket) confirm(ctx context.Context, o storage.Object) error {
 			return storage.ErrDifferent
 		}
 		rest = rest[n:]
-	}
-	folder, err := b.folder(ctx, path.Dir(o.Path))
-	if err != nil {
-		return err
-	}
-	defer folder.Close()
-	if err := b.sys.syncFile(f); err != nil {
-		return step("sync file", err)
-	}
-	if err := b.sys.syncFolder(folder); err != nil {
-		return step("sync folder", err)
 	}
 	return nil
 }
@@ -181,6 +196,29 @@ func (b *Bucket) replace(ctx context.Context, p string, next func([]byte) ([]byt
 	if err := check(p, nil); err != nil {
 		return err
 	}
+	return b.exclusively(ctx, func() error {
+		current, err := b.get(ctx, p)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		body, err := next(current)
+		if err != nil {
+			return err
+		}
+		if err := check(p, body); err != nil {
+			return err
+		}
+		if err := b.writing.acquire(ctx); err != nil {
+			return err
+		}
+		defer b.writing.release()
+		return b.put(ctx, p, body, b.sys.renameOver)
+	})
+}
+
+// exclusively runs f while no other one that is run like this runs on the
+// directory, in any process.
+func (b *Bucket) exclusively(ctx context.Context, f func() error) error {
 	if err := b.updating.acquire(ctx); err != nil {
 		return err
 	}
@@ -190,23 +228,7 @@ func (b *Bucket) replace(ctx context.Context, p string, next func([]byte) ([]byt
 	}
 	// Unlocking cannot fail on an open file, and Close would do it too.
 	defer func() { _ = flock(b.update, unix.LOCK_UN) }()
-
-	current, err := b.get(ctx, p)
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return err
-	}
-	body, err := next(current)
-	if err != nil {
-		return err
-	}
-	if err := check(p, body); err != nil {
-		return err
-	}
-	if err := b.writing.acquire(ctx); err != nil {
-		return err
-	}
-	defer b.writing.release()
-	return b.put(ctx, p, body, b.sys.renameOver)
+	return f()
 }
 
 // Get implements [storage.Bucket]. A folder is not found either.

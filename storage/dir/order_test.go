@@ -97,6 +97,12 @@ func record(b *Bucket) *recorder {
 			}
 			return real.mkdir(root, p)
 		},
+		rmdir: func(root *os.Root, p string) error {
+			if err := r.call("rmdir %s", p); err != nil {
+				return err
+			}
+			return real.rmdir(root, p)
+		},
 		unlink: func(folder *os.File, n string) error {
 			if err := r.call("unlink %s", filepath.Join(name(folder), n)); err != nil {
 				return err
@@ -133,7 +139,7 @@ func TestOrder(t *testing.T) {
 			"create temp", "write temp", "sync file temp", "rename new x/y/b", "sync folder x/y",
 		}},
 		{"Create of what is there", func() error { return b.Create(ctx, storage.Object{Path: "x/y/b", Body: []byte("b")}) }, []string{
-			"sync file x/y/b", "sync folder x/y",
+			"create temp", "write temp", "sync file temp", "rename over x/y/b", "sync folder x/y",
 		}},
 		{"Update", func() error { return b.Update(ctx, storage.Object{Path: "x/c"}, next) }, []string{
 			"create temp", "write temp", "sync file temp", "rename over x/c", "sync folder x",
@@ -164,7 +170,10 @@ func TestOrder(t *testing.T) {
 	if err := other.Create(ctx, storage.Object{Path: "x/y/b", Body: []byte("b")}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"mkdir x", "sync folder .", "mkdir x/y", "sync folder x", "sync file x/y/b", "sync folder x/y"}
+	want := []string{
+		"mkdir x", "sync folder .", "mkdir x/y", "sync folder x",
+		"create temp", "write temp", "sync file temp", "rename over x/y/b", "sync folder x/y",
+	}
 	if got := r.take(); !slices.Equal(got, want) {
 		t.Errorf("Create in folders of another handle:\n got %q\nwant %q", got, want)
 	}
@@ -284,5 +293,68 @@ func TestFolderRemoved(t *testing.T) {
 	}
 	if got := r.take(); !slices.Equal(got, want) {
 		t.Errorf("got %q\nwant %q", got, want)
+	}
+}
+
+// TestFailedSync shows that what a failed sync was to make durable is made anew:
+// what was to be written is gone then, although it goes on being seen, and the
+// next sync, which has nothing to write, says nothing of it.
+func TestFailedSync(t *testing.T) {
+	t.Parallel()
+	object := []string{"create temp", "write temp", "sync file temp"}
+	for fail, want := range map[string][]string{
+		"sync folder .":   append([]string{"mkdir d", "sync folder .", "mkdir d/e", "sync folder d"}, append(object, "rename new d/e/f", "sync folder d/e")...),
+		"sync folder d":   append([]string{"mkdir d/e", "sync folder d"}, append(object, "rename new d/e/f", "sync folder d/e")...),
+		"sync file temp":  append(object, "rename new d/e/f", "sync folder d/e"),
+		"sync folder d/e": append(object, "rename over d/e/f", "sync folder d/e"),
+	} {
+		t.Run(fail, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			b := openBucket(t, root)
+			r := record(b)
+			r.fail, r.err = fail, unix.EIO
+			o := storage.Object{Path: "d/e/f", Body: []byte("1")}
+			if err := b.Create(t.Context(), o); !errors.Is(err, unix.EIO) {
+				t.Fatalf("error %v, want %v", err, unix.EIO)
+			}
+			if folder, ok := strings.CutPrefix(fail, "sync folder "); ok && folder != "d/e" {
+				if list, err := os.ReadDir(filepath.Join(root, folder)); err != nil || len(list) > 0 && list[len(list)-1].Name() != Reserved {
+					t.Errorf("in %s there is %v (%v), want nothing new", folder, list, err)
+				}
+			}
+			r.fail = ""
+			r.take()
+			create(t, b, o.Path, string(o.Body))
+			if got := r.take(); !slices.Equal(got, want) {
+				t.Errorf("the second try was\n %q, want\n %q", got, want)
+			}
+		})
+	}
+}
+
+// TestCreateBesideUpdate shows that a Create of what is there puts nothing back
+// that an Update has replaced meanwhile.
+func TestCreateBesideUpdate(t *testing.T) {
+	t.Parallel()
+	b := openBucket(t, t.TempDir())
+	create(t, b, "cell", "0")
+	var g sync.WaitGroup
+	g.Go(func() {
+		for range 50 {
+			err := b.Create(t.Context(), storage.Object{Path: "cell", Body: []byte("0")})
+			if err != nil && !errors.Is(err, storage.ErrDifferent) {
+				t.Error(err)
+			}
+		}
+	})
+	for range 20 {
+		if err := storagetest.Increment(t.Context(), b, "cell"); err != nil {
+			t.Error(err)
+		}
+	}
+	g.Wait()
+	if got, err := b.Get(t.Context(), "cell"); string(got) != "20" {
+		t.Errorf("the cell is %q (%v), want 20", got, err)
 	}
 }

@@ -22,6 +22,7 @@ type system struct {
 	renameNew  func(from *os.File, temp string, to *os.File, name string) error
 	renameOver func(from *os.File, temp string, to *os.File, name string) error
 	mkdir      func(root *os.Root, path string) error
+	rmdir      func(root *os.Root, path string) error // of an empty folder
 	unlink     func(folder *os.File, name string) error
 	syncFolder func(f *os.File) error
 }
@@ -43,6 +44,7 @@ func realSystem() system {
 			})
 		},
 		mkdir: func(root *os.Root, path string) error { return root.Mkdir(path, folderMode) },
+		rmdir: func(root *os.Root, path string) error { return root.Remove(path) },
 		unlink: func(folder *os.File, name string) error {
 			return retryEINTR(func() error { return unix.Unlinkat(int(folder.Fd()), name, 0) })
 		},
