@@ -3,7 +3,8 @@
 //
 // Invariants: a version only grows; Replace is one transaction that writes only
 // where both the version and the bytes are the held ones; a call that returned
-// nil is on disk. A call that a cancelled context ends has done nothing.
+// nil is on disk, and what Load returns is too. A call that a cancelled context
+// ends has done nothing.
 //
 // The journal is a rollback journal, kept between transactions
 // (journal_mode=PERSIST, synchronous=EXTRA), and not a write-ahead log
@@ -27,6 +28,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -43,6 +45,9 @@ const busyLimit = 10 * time.Second
 type Store struct {
 	path string
 	db   *sql.DB // of one connection, so that calls of this process queue here
+
+	mu   sync.Mutex
+	sure map[string]int64 // guarded by mu; the version of each cell that is known to be durable
 }
 
 var _ lock.Store = (*Store)(nil)
@@ -55,7 +60,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock %s: %w", path, err)
 	}
-	s := &Store{path: abs, db: sql.OpenDB(newConnector(abs))}
+	s := &Store{path: abs, db: sql.OpenDB(newConnector(abs)), sure: make(map[string]int64)}
 	s.db.SetMaxOpenConns(1)
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open lock %s: %w", abs, err), s.db.Close())
@@ -120,6 +125,12 @@ func isBusy(err error) bool {
 	return ok && (e.Code == sqlite3.ErrBusy || e.Code == sqlite3.ErrLocked)
 }
 
+// isReadOnly reports whether SQLite says that this process may not write.
+func isReadOnly(err error) bool {
+	e, ok := errors.AsType[sqlite3.Error](err)
+	return ok && e.Code == sqlite3.ErrReadonly
+}
+
 // transact runs f in a transaction that no other writes beside, and commits if f
 // returns nil. The context is asked until the transaction has begun. From there
 // it would only make a known outcome unknown.
@@ -182,26 +193,74 @@ func (s *Store) Create(ctx context.Context, id string, body []byte) error {
 	if err != nil {
 		return s.wrap("create", id, err)
 	}
+	s.known(id, 1)
 	return nil
 }
 
-// Load implements [lock.Store].
+// Load implements [lock.Store]. Of a version that this store has not seen become
+// durable it makes sure first.
 func (s *Store) Load(ctx context.Context, id string) (lock.Held, error) {
-	held := lock.Held{ID: id}
-	err := s.retry(ctx, func() error {
-		var version int64
-		err := s.db.QueryRowContext(ctx, "SELECT version, body FROM cells WHERE id = ?", id).Scan(&version, &held.Body)
-		held.Version = strconv.FormatInt(version, 10)
+	var version int64
+	var body []byte
+	err := s.retry(ctx, func() (err error) {
+		version, body, err = read(ctx, s.db, id)
 		return err
 	})
+	if err == nil && !s.isKnown(id, version) {
+		v, b, settled := s.settle(ctx, id)
+		if !isReadOnly(settled) { // who may not write goes on from nothing
+			version, body, err = v, b, settled
+		}
+	}
 	if errors.Is(err, sql.ErrNoRows) {
 		err = lock.ErrNotFound
 	}
 	if err != nil {
 		return lock.Held{}, s.wrap("load", id, err)
 	}
-	held.Body = blob(held.Body)
-	return held, nil
+	return lock.Held{ID: id, Body: blob(body), Version: strconv.FormatInt(version, 10)}, nil
+}
+
+func read(ctx context.Context, from interface {
+	QueryRowContext(context.Context, string, ...any) *sql.Row
+}, id string,
+) (version int64, body []byte, err error) {
+	err = from.QueryRowContext(ctx, "SELECT version, body FROM cells WHERE id = ?", id).Scan(&version, &body)
+	return version, body, err
+}
+
+// settle reads a cell in a transaction that writes, and so has all the syncs of
+// one. The last step of a commit is to sync that the journal is void. If that
+// fails the commit is an error, and yet everybody sees it; but after a power cut
+// the journal may be valid again, and takes the commit back. Whoever went on from
+// what was seen would then have a log that is ahead of its lock.
+func (s *Store) settle(ctx context.Context, id string) (version int64, body []byte, err error) {
+	err = s.transact(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		if version, body, err = read(ctx, tx, id); err != nil {
+			return err
+		}
+		// This is written even though it is what stands there, which a row is not.
+		_, err = tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", schemaVersion))
+		return err
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	s.known(id, version)
+	return version, body, nil
+}
+
+// known notes a version that is durable.
+func (s *Store) known(id string, version int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sure[id] = version
+}
+
+func (s *Store) isKnown(id string, version int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sure[id] == version
 }
 
 // Replace implements [lock.Store].
@@ -240,6 +299,7 @@ func (s *Store) Replace(ctx context.Context, held lock.Held, body []byte) (lock.
 	if err != nil {
 		return lock.Held{}, s.wrap("replace", held.ID, err)
 	}
+	s.known(held.ID, version+1)
 	return lock.Held{ID: held.ID, Body: blob(body), Version: strconv.FormatInt(version+1, 10)}, nil
 }
 

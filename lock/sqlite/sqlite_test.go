@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -310,5 +311,66 @@ func BenchmarkReplace(b *testing.B) {
 	}
 	if err != nil {
 		b.Fatal(err)
+	}
+}
+
+// changes returns how many transactions have written to the file: SQLite's file
+// change counter.
+func changes(t *testing.T, path string) uint32 {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary.BigEndian.Uint32(data[24:])
+}
+
+// TestLoadMakesSure shows that Load answers with what it did not see become
+// durable only after it has: the commit that is seen may be one whose last sync
+// has failed, which a power cut takes back.
+func TestLoadMakesSure(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "lock.db")
+	writer, reader := open(t, path), open(t, path)
+	if err := writer.Create(t.Context(), "cell", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	wrote := func(what string, want bool, do func()) {
+		t.Helper()
+		before := changes(t, path)
+		do()
+		if got := changes(t, path) != before; got != want {
+			t.Errorf("%s: wrote %v, want %v", what, got, want)
+		}
+	}
+	var held lock.Held
+	wrote("Load of what this store wrote", false, func() { held = load(t, writer, "cell") })
+	wrote("first Load of what another store wrote", true, func() { load(t, reader, "cell") })
+	wrote("second", false, func() { load(t, reader, "cell") })
+	if _, err := writer.Replace(t.Context(), held, []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	wrote("Load after this store's Replace", false, func() { load(t, writer, "cell") })
+	wrote("first Load after another store's Replace", true, func() {
+		if h := load(t, reader, "cell"); string(h.Body) != "2" || h.Version != "2" {
+			t.Errorf("the cell is %q at %s", h.Body, h.Version)
+		}
+	})
+	wrote("second", false, func() { load(t, reader, "cell") })
+}
+
+// TestLoadReadOnly shows that who may only read the file can do so.
+func TestLoadReadOnly(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "lock.db")
+	if err := open(t, path).Create(t.Context(), "cell", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	c := newConnector(path)
+	c.dsn = strings.Replace(c.dsn, "mode=rwc", "mode=ro", 1)
+	s := &Store{path: path, db: sql.OpenDB(c), sure: map[string]int64{}}
+	defer s.db.Close()
+	if h := load(t, s, "cell"); string(h.Body) != "1" {
+		t.Errorf("the cell is %q", h.Body)
 	}
 }
