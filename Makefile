@@ -14,10 +14,10 @@ SEED ?= 0
 # A SEED without SEEDS is one world, with its whole history.
 SEEDS ?= $(if $(filter-out 0,$(SEED)),1,2000)
 
-.PHONY: help build test race soak sim lint fuzz bench demo docs clean
+.PHONY: help build test race soak syscalls sim lint fuzz bench demo docs clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/kiln
 	go build -trimpath -o bin/kiln ./cmd/kiln
@@ -33,6 +33,9 @@ soak: ## kill -9 the process KILLS times (200) on each kind of storage, pause on
 
 sim: ## SEEDS (2000) simulated worlds from SEED (1) on; SEED alone: that one, with its history
 	go test -count=1 -timeout 0 ./internal/sim -run '^TestSim$$' -v -sim.seeds=$(SEEDS) -sim.seed=$(if $(filter-out 0,$(SEED)),$(SEED),1) $(if $(filter 1,$(SEEDS)),-sim.v)
+
+syscalls: ## every system call of a round, and of a start after a kill, failing in every way (30 minutes), with a table
+	go test -count=1 -timeout 3h -v -run '^(TestEachCall|TestFullDiskWhileCommitting)$$' ./internal/syscalls -syscalls.all
 
 lint: bin/staticcheck bin/gofumpt ## go vet, formatting and staticcheck
 	go vet ./...
