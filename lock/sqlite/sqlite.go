@@ -203,7 +203,7 @@ func (s *Store) Load(ctx context.Context, id string) (lock.Held, error) {
 	var version int64
 	var body []byte
 	err := s.retry(ctx, func() (err error) {
-		version, body, err = read(ctx, s.db, id)
+		version, body, err = selectCell(ctx, s.db, id)
 		return err
 	})
 	if err == nil && !s.isKnown(id, version) {
@@ -221,7 +221,7 @@ func (s *Store) Load(ctx context.Context, id string) (lock.Held, error) {
 	return lock.Held{ID: id, Body: blob(body), Version: strconv.FormatInt(version, 10)}, nil
 }
 
-func read(ctx context.Context, from interface {
+func selectCell(ctx context.Context, from interface {
 	QueryRowContext(context.Context, string, ...any) *sql.Row
 }, id string,
 ) (version int64, body []byte, err error) {
@@ -236,7 +236,7 @@ func read(ctx context.Context, from interface {
 // what was seen would then have a log that is ahead of its lock.
 func (s *Store) settle(ctx context.Context, id string) (version int64, body []byte, err error) {
 	err = s.transact(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
-		if version, body, err = read(ctx, tx, id); err != nil {
+		if version, body, err = selectCell(ctx, tx, id); err != nil {
 			return err
 		}
 		// This is written even though it is what stands there, which a row is not.
