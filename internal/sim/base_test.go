@@ -182,7 +182,9 @@ func (b *base) makeSnapshots(t *testing.T) {
 			w.submissions = append(w.submissions, &submission{id: i, chain: i})
 		}
 		if fault := w.run(w.allServed); fault != nil {
-			t.Fatalf("make snapshots: %v\n%s", fault, w.trace.last(50))
+			tell(w.report(fault), 0)
+			w.shutdown()
+			t.Fatalf("make snapshots: %v", fault)
 		}
 		b.keep(t, size, w.bucket, w.lock)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"kiln/storage"
@@ -41,6 +42,7 @@ func (b gatedBucket) Create(ctx context.Context, o storage.Object) error {
 		right := slices.Clone(o.Body)
 		flipBit(body, at)
 		b.w.plant(o.Path, right)
+		b.w.memory[o.Path] = inPlace
 	}
 	c.torn = func(at uint64) {
 		b.w.plant(o.Path, slices.Clone(o.Body))
@@ -174,8 +176,22 @@ func (w *world) update(path string, was, body []byte) bool {
 	if !bytes.Equal(was, body) || was == nil {
 		w.visible[path] = slices.Clone(body)
 		w.told(w.audit.Changed(path, body))
+		if path == checkpointPath {
+			w.overBroken("published", w.covers)
+		}
 	}
 	return true
+}
+
+// overBroken is told that the log went a step further, which needs some objects:
+// none of them may have changed in its memory while it wrote them, for it has what
+// it takes to see that.
+func (w *world) overBroken(step string, needs func(path string) bool) {
+	for _, path := range slices.Sorted(maps.Keys(w.memory)) {
+		if w.memory[path] && w.broken[path] && needs(path) {
+			w.told(fmt.Errorf("%s although %s had changed in memory while it was written", step, path))
+		}
+	}
 }
 
 func (w *world) remove(path string) error {

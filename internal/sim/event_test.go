@@ -173,7 +173,7 @@ func (w *world) rot() bool {
 }
 
 func (w *world) spoilObject(path string, f func([]byte) []byte) {
-	w.flips = true
+	w.flips, w.memory[path] = true, false
 	w.audit.Corrupted(path)
 	if err := w.bucket.Corrupt(path, f); err != nil {
 		panic(err)

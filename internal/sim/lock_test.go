@@ -2,8 +2,10 @@ package sim
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"slices"
+	"strings"
 
 	"kiln/lock"
 )
@@ -96,6 +98,12 @@ func (w *world) swapped(id string, body []byte) {
 		return
 	}
 	w.told(w.audit.Committed(body))
+	if lines := strings.SplitN(string(body), "\n", 4); len(lines) == 4 {
+		if root, err := base64.StdEncoding.DecodeString(lines[2]); err == nil {
+			staged := fmt.Sprintf("staging/%s-%x", lines[1], root)
+			w.overBroken("committed", func(path string) bool { return path == staged })
+		}
+	}
 }
 
 // mendLock is the operator, who puts the last checkpoint into the lock again.

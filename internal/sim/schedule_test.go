@@ -272,7 +272,7 @@ func (w *world) verdict(c *call) kind {
 	k := w.plan.drawKind(w.rand, c.op)
 	switch k {
 	case kTorn, kFlip, kFlipWire:
-		if c.op == opCreate && w.visible[c.path] != nil || c.op == opLockSwap && w.cellBroken {
+		if c.op == opCreate && w.visible[c.path] != nil || c.op == opLockSwap && w.cellBroken || k != kTorn && c.flip == nil {
 			return kOK
 		}
 	case kFlipRead:

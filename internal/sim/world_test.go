@@ -45,6 +45,7 @@ type world struct {
 	visible      map[string][]byte // what bucket holds
 	planted      map[string][]byte // what was meant where something else may be
 	broken       map[string]bool   // and is
+	memory       map[string]bool   // and was changed where the log itself could see it
 	cell         *brokenCell
 	cellBroken   bool
 	ghosts       []ghost
@@ -83,7 +84,7 @@ func newWorld(b *base, seed uint64, p plan, opts options) (*world, error) {
 		base: b, seed: seed, plan: p, opts: opts, rand: rand.New(rand.NewPCG(seed, 0x6b696c6e)),
 		began: time.Now(), start: beginning, gate: &gate{counts: make(map[callName]int)}, trace: newTrace(),
 		bucket: storagemem.New(), lock: lockmem.New(),
-		visible: make(map[string][]byte), planted: make(map[string][]byte), broken: make(map[string]bool),
+		visible: make(map[string][]byte), planted: make(map[string][]byte), broken: make(map[string]bool), memory: make(map[string]bool),
 		cover: make(map[string]int),
 	}
 	var err error
@@ -183,6 +184,10 @@ func (w *world) run(done func() bool) error {
 		w.look()
 		if w.fault == nil {
 			w.told(w.audit.Check())
+		}
+		if n := w.audit.Repeated(); n > 0 && w.fault == nil {
+			// None of these logs has more entries than a sequencer remembers.
+			w.told(fmt.Errorf("%d entries were logged a second time", n))
 		}
 		if w.fault != nil {
 			return w.fault
