@@ -27,3 +27,7 @@ func (s *Sequencer) panicked(err error) {
 		}
 	}
 }
+
+// IsFatal reports whether an error of [Open] is one that trying again cannot mend,
+// so that a human has to look.
+func IsFatal(err error) bool { return isFatal(err) }

@@ -21,7 +21,8 @@ func checkCommand() command {
 		about: "Reads a configuration and every file it names as kiln serve does, and reports all faults at once, each with " +
 			"file, line, key, what is wrong and what is wanted. Without faults, it finds out by trying what the S3 and etcd servers do " +
 			"that the configuration names, with probe objects that it removes again, and says what a log loses by what they lack. " +
-			"It touches no log, and may run beside kiln serve. The status is 0 if kiln serve can do with everything.",
+			"It touches no log, and may run beside kiln serve. The status is 0 if kiln serve can do with everything: a fault of the configuration stops " +
+			"all logs, a service that cannot be used those logs that need it.",
 		examples: []string{"kiln check -c kiln.yaml", "kiln check -c kiln.yaml --json", "kiln check -c kiln.yaml --offline"},
 		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
 			path := configFlag(fs)
@@ -69,7 +70,7 @@ func printChecked(e *env, cfg *config.Config, services []daemon.ServiceCheck) er
 	}
 	bad := printServices(e, services)
 	if bad > 0 {
-		return fmt.Errorf("%s: %s cannot be used: kiln serve would refuse to start", cfg.Path, count(bad, "service"))
+		return fmt.Errorf("%s: %s cannot be used: kiln serve would leave out the logs that need it, or not start if none is left", cfg.Path, count(bad, "service"))
 	}
 	e.printf("%s: %s, no faults\n", cfg.Path, count(len(cfg.Logs), "log"))
 	return nil

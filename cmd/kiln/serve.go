@@ -26,7 +26,8 @@ func serveCommand() command {
 		about: "Checks the configuration, starts its logs and serves them until SIGINT or SIGTERM. Then it drains: " +
 			"nothing new is taken, waiting submissions get their SCT, and it ends with status 0. A second signal stops it " +
 			"at once, with status 1; that loses nothing that was promised. SIGHUP reads the accepted roots again, and the reports they follow. " +
-			"Shards of a series that were not made yet, or were retired, are left out. It also ends with status 1, and says why, when no log can go on.",
+			"Shards of a series that were not made yet, or were retired, are left out. A log that cannot be opened is left out too, with an ERROR line " +
+			"and a red /readyz, and tried again if the reason may pass. It ends with status 1, and says why, when no log can be opened or go on.",
 		examples: []string{"kiln serve -c kiln.yaml"},
 		flags: func(fs *flag.FlagSet) func(context.Context, *env, []string) error {
 			path := configFlag(fs)

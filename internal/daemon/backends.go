@@ -47,6 +47,7 @@ type backends struct {
 	failed    map[string]error            // by bucket or lock
 	lacks     map[string]s3.Lacks         // by bucket, as found out by trying
 	locks     map[string]lock.Store       // by where they are
+	buckets   map[string]Bucket           // by path and where they are
 
 	closers []func() error
 }
@@ -54,7 +55,7 @@ type backends struct {
 func newBackends(cfg *config.Config, log *slog.Logger, reg prometheus.Registerer) *backends {
 	return &backends{
 		cfg: cfg, log: log, reg: reg,
-		s3Clients: make(map[string]*s3client.Client), failed: make(map[string]error), lacks: make(map[string]s3.Lacks), locks: make(map[string]lock.Store),
+		s3Clients: make(map[string]*s3client.Client), failed: make(map[string]error), lacks: make(map[string]s3.Lacks), locks: make(map[string]lock.Store), buckets: make(map[string]Bucket),
 	}
 }
 
@@ -73,13 +74,22 @@ func (b *backends) bucket(ctx context.Context, conf config.Log) (Bucket, error) 
 	if name, prefix, onS3 := conf.StorageS3(); onS3 {
 		return b.s3Bucket(ctx, writePath, conf, name, prefix)
 	}
+	if bucket, ok := b.buckets[conf.Storage]; ok {
+		return bucket, nil
+	}
 	d, err := dir.Open(conf.Storage)
 	if err != nil {
 		return nil, err
 	}
+	if b.reg != nil { // a daemon's; for commands folders come and go
+		b.buckets[conf.Storage] = d
+	}
 	b.closers = append(b.closers, d.Close)
 	return d, nil
 }
+
+// forget has what could not be had be tried again.
+func (b *backends) forget() { clear(b.failed) }
 
 // readBucket returns the storage that a log's monitors read from: another way to
 // what is in bucket, or on a disk bucket itself.
@@ -91,6 +101,9 @@ func (b *backends) readBucket(ctx context.Context, conf config.Log, bucket Bucke
 }
 
 func (b *backends) s3Bucket(ctx context.Context, path string, conf config.Log, name, prefix string) (Bucket, error) {
+	if bucket, ok := b.buckets[path+" "+conf.Storage]; ok {
+		return bucket, nil
+	}
 	client, err := b.s3(ctx, path)
 	if err != nil {
 		return nil, err
@@ -106,6 +119,7 @@ func (b *backends) s3Bucket(ctx context.Context, path string, conf config.Log, n
 	if err != nil {
 		return nil, err
 	}
+	b.buckets[path+" "+conf.Storage] = bucket
 	b.closers = append(b.closers, bucket.Close)
 	return bucket, nil
 }

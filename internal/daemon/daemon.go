@@ -2,8 +2,8 @@
 // every log in order, puts them behind one public and one admin listener, and
 // stops them in reverse.
 //
-// Invariants: nothing is accepted on the public listener before every log is
-// loaded, proved and caught up; a start that fails leaves nothing running; a
+// Invariants: nothing is accepted for a log before it is loaded, proved and caught
+// up; a log that cannot be opened keeps no other from being served; a start that fails leaves nothing running; a
 // request that was taken is answered before its log is closed; a log that stops
 // for good takes no other log with it, and goes on being read.
 //
@@ -22,8 +22,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"kiln/internal/chain"
 	"kiln/internal/config"
+	"kiln/internal/contain"
 	"kiln/internal/roots"
 )
 
@@ -59,20 +59,16 @@ type Daemon struct {
 	metrics *metrics
 	reg     *prometheus.Registry
 
-	locks    lockFiles
-	backends *backends
-	parts    []*Parts                  // of the logs that are served
+	backends *backends                 // of Start, then of reopen
+	slots    []*slot                   // complete before the logs are opened
 	admin    *admin                    // nil if there is none
-	logs     []*runningLog             // complete before phase is serving
-	broken   []brokenLog               // shards that could not be started; as logs
 	roots    map[string]*roots.Manager // by roots file
-	// validators are of parts; made before the logs, since roots are for several.
-	validators []*chain.Validator
-	public     *public
-	phase      atomic.Int32 // a phase
+	public   *public
+	phase    atomic.Int32 // a phase
 
 	stopping chan struct{}  // closed when Close begins: ends the watchers
-	watchers sync.WaitGroup // one for each log, one for the listener
+	watchers sync.WaitGroup // one for each log, one for the listener, one that reopens
+	left     atomic.Int64   // logs that run, or may yet
 
 	closing  sync.Once
 	closeErr error         // set before closed is closed
@@ -83,10 +79,12 @@ type Daemon struct {
 	ended  chan struct{} // closed when there is nothing left to wait for
 }
 
-// Start runs the logs of a configuration. When it returns nil, all logs are
-// loaded and the public listener accepts. When it fails, it has stopped what it
-// had started; the error names the log and the file, and says what to do. ctx
-// governs the start only.
+// Start runs the logs of a configuration. When it returns nil, the logs are
+// loaded and the public listener accepts. A log that cannot be opened is left out,
+// red and loud, and tried again if the reason may pass; only if there is none that
+// can, or what they share fails, does Start. Then it has stopped what it had
+// started; the error names each log and file, and says what to do. ctx governs the
+// start only.
 func Start(ctx context.Context, cfg *config.Config, opts Options) (*Daemon, error) {
 	opts = opts.withDefaults()
 	opts.watch = true
@@ -147,125 +145,89 @@ func (d *Daemon) start(ctx context.Context) error {
 
 // openParts opens the parts of all logs and takes the exclusive locks on their
 // data, before anything of them is proved. A shard that was not made yet, or was
-// retired, is left out: the calendar makes and ends shards, and the others must
-// go on.
+// retired, is no fault: the calendar makes and ends shards.
 func (d *Daemon) openParts(ctx context.Context) error {
 	for _, conf := range d.cfg.Logs {
-		p, err := d.openData(ctx, conf)
+		s := &slot{conf: conf}
+		err := contain.Run(func() error { return d.openData(ctx, s) })
 		switch {
-		case err == nil:
-			d.parts = append(d.parts, p)
 		case conf.FromSeries && errors.Is(err, ErrNotCreated):
 			d.log.Warn("shard is not served: it was not made yet, make it with kiln shards create", "log", conf.Name, "err", err)
+			continue
 		case conf.FromSeries && errors.Is(err, ErrRetired):
 			d.log.Info("shard is not served: it was retired", "log", conf.Name)
-		default:
-			if err := d.leaveOut(ctx, conf, fmt.Errorf("log %s: %w", conf.Name, err)); err != nil {
+			continue
+		case err != nil:
+			if err := d.leaveOut(ctx, s, fmt.Errorf("log %s: %w", conf.Name, err)); err != nil {
 				return err
 			}
 		}
+		d.slots = append(d.slots, s)
 	}
-	if len(d.parts) == 0 && len(d.broken) == 0 {
+	if len(d.slots) == 0 {
 		return fmt.Errorf("%s: none of its shards is there to be served: make them with kiln shards create", d.cfg.Path)
 	}
 	return nil
 }
 
-// openData opens the parts of one log and takes its locks.
-func (d *Daemon) openData(ctx context.Context, conf config.Log) (*Parts, error) {
-	p, err := d.backends.parts(ctx, conf)
-	if err != nil {
-		return nil, err
-	}
-	state, err := p.State(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if conf.FromSeries && state.Retired != nil {
-		return nil, ErrRetired
-	}
-	return p, d.locks.acquire(lockPaths(conf, p.Key)...)
-}
-
-// openLogs starts all logs.
+// openLogs starts all logs whose parts are there. It fails if none could be
+// started.
 func (d *Daemon) openLogs(ctx context.Context) error {
-	for i, p := range d.parts {
-		readable, err := d.backends.readBucket(ctx, p.Conf, p.Bucket)
-		if err != nil {
-			return fmt.Errorf("log %s: %w", p.Conf.Name, err)
-		}
-		l, err := openLog(ctx, p, readable, d.validators[i], d.opts, Seams{}, d.reg)
-		if err == nil {
-			d.logs = append(d.logs, l)
-		} else if err := d.leaveOut(ctx, p.Conf, err); err != nil {
-			return err
-		}
-	}
-	if len(d.logs) > 0 {
-		return nil
-	}
 	var errs []error
-	for _, b := range d.broken {
-		errs = append(errs, b.err)
+	for _, s := range d.slots {
+		if s.broken() == nil {
+			if err := contain.Run(func() error { return d.openSlot(ctx, s) }); err != nil {
+				if err := d.leaveOut(ctx, s, err); err != nil {
+					return err
+				}
+			}
+		}
+		errs = append(errs, s.broken())
 	}
-	return errors.Join(errs...)
-}
-
-// brokenLog is a shard that could not be started.
-type brokenLog struct {
-	name string
-	err  error
-}
-
-// leaveOut lets the other shards of a series go on without one that cannot be
-// started, red and loud. A log that was configured by itself is wanted as it is:
-// then the error comes back.
-func (d *Daemon) leaveOut(ctx context.Context, conf config.Log, err error) error {
-	if !conf.FromSeries || ctx.Err() != nil {
-		return err
+	if len(d.logs()) == 0 {
+		return errors.Join(errs...)
 	}
-	d.broken = append(d.broken, brokenLog{conf.Name, err})
-	d.metrics.broken.WithLabelValues(conf.Name).Set(1)
-	d.log.Error("shard is not served, and the others are: repair what the error names, then restart", "log", conf.Name, "err", err)
 	return nil
 }
 
 func (d *Daemon) router() (*router, error) {
-	var infos []LogInfo
-	for _, l := range d.logs {
-		infos = append(infos, l.parts.info())
-	}
-	index, err := newIndex(infos)
+	index, err := newIndex(d.infos)
 	if err != nil {
 		return nil, err
 	}
 	var sites []site
-	for _, l := range d.logs {
-		sites = append(sites, l.site())
+	for _, s := range d.slots {
+		sites = append(sites, s.site())
 	}
 	return newRouter(sites, index)
 }
 
-// watch follows the logs and the listener until Close.
-func (d *Daemon) watch() {
-	var running atomic.Int64
-	running.Store(int64(len(d.logs)))
-	for _, l := range d.logs {
-		d.watchers.Go(func() {
-			select {
-			case <-l.sequencer.Done():
-			case <-d.stopping:
-				return
-			}
-			err := fmt.Errorf("log %s has stopped for good: %w", l.conf.Name, l.sequencer.Err())
-			l.metrics.up.Set(0)
-			l.log.Error("log takes no more submissions and is only read: repair what the error names, then restart",
-				"path", l.conf.Storage, "err", err)
-			if running.Add(-1) == 0 {
-				d.end(err)
-			}
-		})
+// infos says what the index page lists: the logs that are open.
+func (d *Daemon) infos() []LogInfo {
+	var infos []LogInfo
+	for _, l := range d.logs() {
+		infos = append(infos, l.parts.info())
 	}
+	return infos
+}
+
+// watch follows the logs and the listener until Close, and opens the logs that
+// could not be opened.
+func (d *Daemon) watch() {
+	for _, s := range d.slots {
+		if s.log.Load() != nil || mayPass(s.conf, s.broken()) {
+			d.left.Add(1)
+		}
+	}
+	for _, l := range d.logs() {
+		d.serveLog(l)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.watchers.Go(func() { d.reopen(ctx) })
+	d.watchers.Go(func() {
+		<-d.stopping
+		cancel()
+	})
 	d.watchers.Go(func() {
 		select {
 		case <-d.public.stopped:
@@ -273,6 +235,30 @@ func (d *Daemon) watch() {
 		case <-d.stopping:
 		}
 	})
+}
+
+// serveLog follows a log that was opened until Close.
+func (d *Daemon) serveLog(l *runningLog) {
+	d.watchers.Go(func() {
+		select {
+		case <-l.sequencer.Done():
+		case <-d.stopping:
+			return
+		}
+		err := fmt.Errorf("log %s has stopped for good: %w", l.conf.Name, l.sequencer.Err())
+		l.metrics.up.Set(0)
+		l.log.Error("log takes no more submissions and is only read: repair what the error names, then restart",
+			"path", l.conf.Storage, "err", err)
+		d.lost(err)
+	})
+}
+
+// lost counts a log out for good; with the last one there is nothing left to wait
+// for.
+func (d *Daemon) lost(err error) {
+	if d.left.Add(-1) == 0 {
+		d.end(err)
+	}
 }
 
 // end lets Wait return; only the first call counts.
@@ -290,11 +276,12 @@ func (d *Daemon) Wait() error {
 	return d.endErr
 }
 
-// Served returns the configurations of the logs that are served: shards that were
-// not made yet, were retired, or could not be started, are left out.
+// Served returns the configurations of the logs that are served now: shards that
+// were not made yet or were retired, and logs that could not be opened, are left
+// out.
 func (d *Daemon) Served() []config.Log {
 	var served []config.Log
-	for _, l := range d.logs {
+	for _, l := range d.logs() {
 		served = append(served, l.conf)
 	}
 	return served
@@ -340,14 +327,17 @@ func (d *Daemon) close(ctx context.Context) {
 		d.log.Info("draining", "endpoint", d.Addr())
 		errs = append(errs, d.public.shutdown(ctx))
 	}
-	logErrs := make([]error, len(d.logs))
+	logs := d.logs()
+	logErrs := make([]error, len(logs))
 	var wg sync.WaitGroup
-	for i, l := range d.logs {
-		wg.Go(func() { logErrs[i] = l.close() })
+	for i, l := range logs {
+		wg.Go(func() { logErrs[i] = contain.Run(l.close) })
 	}
 	wg.Wait()
 	logErrs = append(logErrs, d.backends.close())
-	d.locks.release()
+	for _, s := range d.slots {
+		s.locks.release()
+	}
 	errs = append(errs, logErrs...)
 	if d.admin != nil {
 		errs = append(errs, d.admin.shutdown(ctx))

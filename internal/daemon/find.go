@@ -27,7 +27,6 @@ func (o *Opener) Find(ctx context.Context, conf config.Log) (*Parts, error) {
 func (p *Parts) Hold() (release func(), err error) {
 	var locks lockFiles
 	if err := locks.acquire(lockPaths(p.Conf, p.Key)...); err != nil {
-		locks.release()
 		return nil, err
 	}
 	return locks.release, nil

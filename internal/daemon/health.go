@@ -29,11 +29,13 @@ func (d *Daemon) ready() (ok bool, report []string) {
 		return false, []string{"not ready: draining"}
 	}
 	ok = true
-	for _, b := range d.broken {
-		ok = false
-		report = append(report, fmt.Sprintf("not ready: log %s could not be started: %v", b.name, b.err))
-	}
-	for _, l := range d.logs {
+	for _, s := range d.slots {
+		l := s.log.Load()
+		if l == nil {
+			ok = false
+			report = append(report, fmt.Sprintf("not ready: log %s could not be started: %v", s.conf.Name, s.broken()))
+			continue
+		}
 		if err := l.health(d.opts.Now()); err != nil {
 			ok = false
 			report = append(report, fmt.Sprintf("not ready: log %s: %v", l.conf.Name, err))

@@ -17,21 +17,21 @@ const indexPage = `<!doctype html>
 </body></html>
 `
 
-// newIndex renders the page once: what it says does not change while the
-// process runs.
-func newIndex(logs []LogInfo) (http.Handler, error) {
+// newIndex serves the page with the logs that there are at the moment.
+func newIndex(logs func() []LogInfo) (http.Handler, error) {
 	t, err := template.New("index").Parse(indexPage)
 	if err != nil {
-		return nil, err
-	}
-	var page bytes.Buffer
-	if err := t.Execute(&page, logs); err != nil {
 		return nil, err
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
 			plainError(w, http.StatusMethodNotAllowed, "the page is read by GET or HEAD")
+			return
+		}
+		var page bytes.Buffer
+		if err := t.Execute(&page, logs()); err != nil {
+			plainError(w, http.StatusInternalServerError, "the page cannot be made")
 			return
 		}
 		h := w.Header()

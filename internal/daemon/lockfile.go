@@ -21,11 +21,13 @@ type lockFiles struct {
 }
 
 // acquire locks each path, making the file if missing. It fails at once,
-// naming the path and the other process, when one is held already.
+// naming the path and the other process, when one is held already; then all are
+// released.
 func (l *lockFiles) acquire(paths ...string) error {
 	for _, path := range paths {
 		f, err := lockFile(path)
 		if err != nil {
+			l.release()
 			return err
 		}
 		l.files = append(l.files, f)

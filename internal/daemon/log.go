@@ -24,6 +24,7 @@ import (
 	"kiln/internal/catchup"
 	"kiln/internal/chain"
 	"kiln/internal/config"
+	"kiln/internal/contain"
 	"kiln/internal/logkey"
 	"kiln/internal/watch"
 	"kiln/reader"
@@ -94,7 +95,7 @@ func openLog(ctx context.Context, parts *Parts, readable Bucket, v *chain.Valida
 	for _, step := range []func(context.Context) error{
 		l.openValidator, l.openCache, l.openWatch, l.openSequencer, l.openDedup, l.openBatchers, l.openReader, l.openLife,
 	} {
-		if err := step(ctx); err != nil {
+		if err := contain.Run(func() error { return step(ctx) }); err != nil {
 			if l.metrics != nil {
 				l.metrics.up.Set(0)
 			}
@@ -129,7 +130,8 @@ func (l *runningLog) openSequencer(ctx context.Context) (err error) {
 		Now: l.now, Logger: l.log, Registerer: l.reg,
 	})
 	if err != nil {
-		return fmt.Errorf("%w (storage %s, lock %s, %s)", err, l.conf.Storage, l.conf.Lock, keySource(l.conf))
+		// Passing, unless it is fatal.
+		return &passingError{fmt.Errorf("%w (storage %s, lock %s, %s)", err, l.conf.Storage, l.conf.Lock, keySource(l.conf))}
 	}
 	l.onClose(func() error {
 		err := l.sequencer.Close()

@@ -37,7 +37,7 @@ func newMetrics(reg prometheus.Registerer, version string) *metrics {
 		}, []string{"kind"}),
 		broken: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "kiln_daemon_log_broken",
-			Help: "1 for each shard that could not be started and is left out.",
+			Help: "1 for each log that could not be started and is left out, 0 once it could.",
 		}, []string{"log"}),
 		panics: f.NewCounter(prometheus.CounterOpts{
 			Name: "kiln_daemon_handler_panics_total",

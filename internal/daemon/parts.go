@@ -89,7 +89,7 @@ func (b *backends) parts(ctx context.Context, conf config.Log) (*Parts, error) {
 	var err error
 	if conf.KeyFile == "" || present(conf.KeyFile) {
 		if p.Key, err = LoadKey(conf); err != nil {
-			return nil, err
+			return nil, lasting(err)
 		}
 		p.LockID = lockID(p.Key)
 	}
@@ -120,7 +120,7 @@ func (b *backends) parts(ctx context.Context, conf config.Log) (*Parts, error) {
 			return nil, err
 		}
 	}
-	return p, p.whole(published, committed)
+	return p, lasting(p.whole(published, committed))
 }
 
 // whole says what is missing of a log, if anything is.

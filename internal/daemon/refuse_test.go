@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,8 +68,8 @@ func (r *rig) removeDedup(i int) {
 	remove(r.t, path, path+"-wal", path+"-shm")
 }
 
-// A start that fails says which log and what to do, and leaves nothing behind.
-// Not parallel: it counts goroutines and open files.
+// A log that cannot be opened says which it is and what to do, keeps no other from
+// being served, and leaves nothing behind; a start without any log fails. Not parallel: it counts goroutines and open files.
 func TestRefusals(t *testing.T) {
 	running := goleak.IgnoreCurrent()
 	write := func(t *testing.T, path, text string) {
@@ -84,50 +85,58 @@ func TestRefusals(t *testing.T) {
 	defer taken.Close()
 	tests := map[string]struct {
 		fault func(*testing.T, *rig)
-		want  []string // each in the error
+		want  []string // each in the error, or of a log that is left out in the report of its health
+		all   bool     // the start fails, as the fault is of all logs, or of what they share
 	}{
-		"no logs":       {func(_ *testing.T, r *rig) { r.cfg.Logs = nil }, []string{"kiln.yaml", "no logs"}},
-		"key missing":   {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].KeyFile) }, []string{"log two", "two.pem"}},
-		"key is junk":   {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].KeyFile, "junk") }, []string{"log two", "two.pem"}},
-		"another key":   {anotherKey, []string{"log two", "two.pem", "was not signed by this log", "logs/two"}},
-		"roots missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].RootsFile) }, []string{"log one", "roots.pem"}},
-		"roots empty":   {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].RootsFile, "") }, []string{"log one", "roots.pem", "at least one"}},
+		"no logs":       {func(_ *testing.T, r *rig) { r.cfg.Logs = nil }, []string{"kiln.yaml", "no logs"}, true},
+		"key missing":   {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].KeyFile) }, []string{"log two", "two.pem"}, false},
+		"key is junk":   {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].KeyFile, "junk") }, []string{"log two", "two.pem"}, false},
+		"another key":   {anotherKey, []string{"log two", "two.pem", "was not signed by this log", "logs/two"}, false},
+		"roots missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].RootsFile) }, []string{"log one", "roots.pem"}, true},
+		"roots empty":   {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].RootsFile, "") }, []string{"log one", "roots.pem", "at least one"}, true},
 		"roots are junk": {func(t *testing.T, r *rig) {
 			write(t, r.cfg.Logs[1].RootsFile, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-		}, []string{"log one", "roots.pem"}},
+		}, []string{"log one", "roots.pem"}, true},
 		"storage missing": {
 			func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Storage) },
 			[]string{"log two", "logs/two", "bring back the storage"},
+			false,
 		},
 		"checkpoint missing": {
 			func(t *testing.T, r *rig) { remove(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
 			[]string{"log two", "logs/two", "checkpoint"},
+			false,
 		},
 		"checkpoint damaged": {
 			func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "checkpoint")) },
 			[]string{"log two", "logs/two", "checkpoint"},
+			false,
 		},
-		"lock missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Lock) }, []string{"log one", "lock.db", "bring back"}},
-		"lock damaged": {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].Lock, strings.Repeat("junk", 4096)) }, []string{"log one", "lock.db"}},
+		"lock missing": {func(t *testing.T, r *rig) { remove(t, r.cfg.Logs[1].Lock) }, []string{"log one", "lock.db", "bring back"}, true},
+		"lock damaged": {func(t *testing.T, r *rig) { write(t, r.cfg.Logs[1].Lock, strings.Repeat("junk", 4096)) }, []string{"log one", "lock.db"}, true},
 		"hash tile damaged": {
 			func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/0/000.p/1")) },
 			[]string{"log two", "logs/two", "tile/0/000.p/1"},
+			false,
 		},
 		"data tile damaged": {
 			func(t *testing.T, r *rig) { damage(t, filepath.Join(r.cfg.Logs[1].Storage, "tile/data/000.p/1")) },
 			[]string{"log two", "logs/two", "tile/data/000.p/1"},
+			false,
 		},
 		"clock behind": {
 			func(_ *testing.T, r *rig) { r.opts.Now = func() time.Time { return time.Now().Add(-time.Hour) } },
 			[]string{"log one", "clock"},
+			true,
 		},
 		"empty window": {
 			func(_ *testing.T, r *rig) { r.cfg.Logs[1].NotAfterStart = r.cfg.Logs[1].NotAfterLimit },
 			[]string{"log two", "not_after_start"},
+			true,
 		},
-		"public port taken": {func(_ *testing.T, r *rig) { r.cfg.Listen = taken.Addr().String() }, []string{taken.Addr().String(), "listen"}},
-		"admin port taken":  {func(_ *testing.T, r *rig) { r.cfg.Admin = taken.Addr().String() }, []string{taken.Addr().String(), "admin"}},
-		"same URL":          {func(_ *testing.T, r *rig) { r.cfg.Logs[1].MonitoringURL = r.cfg.Logs[0].MonitoringURL }, []string{"one", "two", "URL"}},
+		"public port taken": {func(_ *testing.T, r *rig) { r.cfg.Listen = taken.Addr().String() }, []string{taken.Addr().String(), "listen"}, true},
+		"admin port taken":  {func(_ *testing.T, r *rig) { r.cfg.Admin = taken.Addr().String() }, []string{taken.Addr().String(), "admin"}, true},
+		"same URL":          {func(_ *testing.T, r *rig) { r.cfg.Logs[1].MonitoringURL = r.cfg.Logs[0].MonitoringURL }, []string{"one", "two", "URL"}, true},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -139,14 +148,10 @@ func TestRefusals(t *testing.T) {
 			r.removeDedup(1) // so that it is caught up from the first tile
 			test.fault(t, r)
 			before := openFiles(t)
-			d, err := daemon.Start(t.Context(), r.cfg, r.opts)
-			if err == nil {
-				d.Close(t.Context())
-				t.Fatal("it started")
-			}
+			said := r.refused(t, test.all)
 			for _, want := range test.want {
-				if !strings.Contains(err.Error(), want) {
-					t.Errorf("error lacks %q: %v", want, err)
+				if !strings.Contains(said, want) {
+					t.Errorf("error lacks %q: %s", want, said)
 				}
 			}
 			goleak.VerifyNone(t, running)
@@ -155,6 +160,48 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// refused starts logs of which the second cannot be opened, and returns what is
+// said of it. If all is set none can; else the first one is served, and nothing of
+// the second, whose checkpoint stays as it is.
+func (r *rig) refused(t *testing.T, all bool) string {
+	t.Helper()
+	checkpoint := filepath.Join(r.cfg.Dir, "logs", "two", "checkpoint")
+	was, _ := os.ReadFile(checkpoint)
+	d, err := daemon.Start(t.Context(), r.cfg, r.opts)
+	if all && err == nil {
+		d.Close(t.Context())
+		t.Fatal("it started")
+	}
+	if all {
+		return err.Error()
+	}
+	if err != nil {
+		t.Fatalf("one log keeps the other from being served: %v", err)
+	}
+	r.d = d
+	r.submit(0, r.chain())
+	code, report := r.admin("/readyz")
+	if code != http.StatusServiceUnavailable || !strings.Contains(report, "ok: log one") || !strings.Contains(report, "log two could not be started") {
+		t.Errorf("/readyz: %d %s", code, report)
+	}
+	if got := r.metric(`kiln_daemon_log_broken{log="two"}`); got != "1" {
+		t.Errorf("log_broken is %s", got)
+	}
+	for _, path := range []string{"checkpoint", "ct/v1/get-roots"} {
+		if code, _ := r.get("http://" + d.Addr() + "/two/" + path); code != http.StatusServiceUnavailable {
+			t.Errorf("%s of a log that is left out: %d", path, code)
+		}
+	}
+	if !strings.Contains(r.said.String(), "level=ERROR msg=\"log is not served, and the others are: repair what the error names, then restart\" log=two") {
+		t.Errorf("it was not told:\n%s", r.said)
+	}
+	r.stop()
+	if now, _ := os.ReadFile(checkpoint); !bytes.Equal(now, was) {
+		t.Error("something was signed")
+	}
+	return report
 }
 
 func anotherKey(t *testing.T, r *rig) {

@@ -141,11 +141,13 @@ func (r *rig) stop() {
 
 func (r *rig) info(i int) daemon.LogInfo {
 	r.t.Helper()
-	infos, err := daemon.Metadata(r.cfg)
+	one := *r.cfg // another log may lack its key
+	one.Logs = r.cfg.Logs[i : i+1]
+	infos, err := daemon.Metadata(&one)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return infos[i]
+	return infos[0]
 }
 
 // url returns the prefix at which log i is reached.

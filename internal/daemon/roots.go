@@ -12,18 +12,21 @@ import (
 func (d *Daemon) openRoots(ctx context.Context) error {
 	d.roots = make(map[string]*roots.Manager)
 	files := make(map[string]*roots.Config)
-	for _, p := range d.parts {
-		v, err := newValidator(p.Conf, d.opts)
+	for _, s := range d.slots {
+		v, err := newValidator(s.conf, d.opts)
 		if err != nil {
-			return fmt.Errorf("log %s: %w", p.Conf.Name, err)
+			return fmt.Errorf("log %s: %w", s.conf.Name, err)
 		}
-		d.validators = append(d.validators, v)
-		conf, ok := files[p.Conf.RootsFile]
+		s.validator = v
+		conf, ok := files[s.conf.RootsFile]
 		if !ok {
-			conf = d.rootsConfig(p.Conf.RootsFile)
-			files[p.Conf.RootsFile] = conf
+			conf = d.rootsConfig(s.conf.RootsFile)
+			files[s.conf.RootsFile] = conf
 		}
-		conf.Buckets, conf.Logs = append(conf.Buckets, p.Bucket), append(conf.Logs, v)
+		conf.Logs = append(conf.Logs, v)
+		if s.broken() == nil {
+			conf.Buckets = append(conf.Buckets, s.parts.Bucket)
+		}
 	}
 	for file, conf := range files {
 		m, err := roots.NewManager(*conf)

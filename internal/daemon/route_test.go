@@ -115,7 +115,7 @@ func TestRouterRefusesAmbiguousSites(t *testing.T) {
 
 func TestIndex(t *testing.T) {
 	t.Parallel()
-	index, err := newIndex([]LogInfo{{Name: "<one>", MonitoringURL: "https://ct.example/one/"}})
+	index, err := newIndex(func() []LogInfo { return []LogInfo{{Name: "<one>", MonitoringURL: "https://ct.example/one/"}} })
 	if err != nil {
 		t.Fatal(err)
 	}

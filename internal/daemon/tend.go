@@ -21,7 +21,6 @@ var ErrInUse = errors.New("the data is in use by another kiln process")
 func (p *Parts) Claim() (release func(), err error) {
 	var locks lockFiles
 	if err := locks.acquire(lockPaths(p.Conf, p.Key)...); err != nil {
-		locks.release()
 		return nil, fmt.Errorf("log %s: %w", p.Conf.Name, err)
 	}
 	return locks.release, nil

@@ -40,7 +40,7 @@ func (m *Manager) Apply(ctx context.Context, p *Plan) error {
 		return nil
 	}
 	var errs []error
-	for _, b := range m.cfg.Buckets {
+	for _, b := range m.buckets() {
 		errs = append(errs, Copy(ctx, b, copied))
 	}
 	if err := errors.Join(errs...); err != nil {

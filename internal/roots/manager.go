@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -81,9 +82,10 @@ type Manager struct {
 	metrics *metrics
 	reload  chan struct{} // of one place
 
-	applying sync.Mutex // one Apply at a time
-	mu       sync.Mutex // guards what follows
-	told     *Set       // what the logs accept, nil before the first time
+	applying sync.Mutex       // one Apply at a time
+	mu       sync.Mutex       // guards what follows
+	told     *Set             // what the logs accept, nil before the first time
+	late     []storage.Bucket // beside cfg.Buckets
 }
 
 // NewManager makes a Manager. It reads nothing yet.
@@ -118,6 +120,20 @@ func NewManager(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("roots: %w", err)
 	}
 	return &Manager{cfg: cfg, names: all, builtIn: own, metrics: m, reload: make(chan struct{}, 1)}, nil
+}
+
+// AddBucket has one more bucket get copies of the roots file, from the next change
+// or Reload on: that of a log that was opened late.
+func (m *Manager) AddBucket(b storage.Bucket) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.late = append(m.late, b)
+}
+
+func (m *Manager) buckets() []storage.Bucket {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Concat(m.cfg.Buckets, m.late)
 }
 
 // State is what was found on disk, or in a bucket in its place.
@@ -185,7 +201,7 @@ func (m *Manager) load(ctx context.Context) (*State, error) {
 // and where one of them is. The buckets need not agree, as a copy may have failed;
 // one that cannot be read is an error: it may be the one that holds most.
 func (m *Manager) copied(ctx context.Context) (from string, set *Set, err error) {
-	for _, b := range m.cfg.Buckets {
+	for _, b := range m.buckets() {
 		data, err := Recover(ctx, b)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue
