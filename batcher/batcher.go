@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"kiln/entry"
+	"kiln/internal/contain"
 )
 
 // Sequencer puts batches into the log. It is called concurrently, up to
@@ -83,6 +84,10 @@ type Config struct {
 
 	// Jitter returns a duration in [0, limit), to spread retries; random if nil.
 	Jitter func(limit time.Duration) time.Duration
+
+	// Panicked is told of a panic in a goroutine of the batcher, which then answers
+	// all that waits entry.ErrUnavailable. nil: it is only logged.
+	Panicked func(err error)
 
 	Logger     *slog.Logger          // nil: discard
 	Registerer prometheus.Registerer // nil: none; batchers of one log may share it, gauges then add up
@@ -179,11 +184,11 @@ func New(cfg Config) (*Batcher, error) {
 		flights: make(map[entry.Key]*flight),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
-	b.background.Go(b.pace)
+	b.background.Go(func() { b.contained("pace pools", b.pace) })
 	if cfg.Dedup != nil {
-		b.background.Go(b.write)
+		b.background.Go(func() { b.contained("write to the long-term cache", b.write) })
 		for range cfg.Lookups {
-			b.background.Go(b.lookUp)
+			b.background.Go(func() { b.contained("look up", b.lookUp) })
 		}
 	}
 	return b, nil
@@ -248,6 +253,22 @@ func (b *Batcher) shutdown() error {
 		return fmt.Errorf("close batcher: %w", err)
 	}
 	return nil
+}
+
+// contained runs the function of a goroutine. After a panic nothing is answered
+// any more that was on its way: what the log makes of it is not ours to say.
+func (b *Batcher) contained(what string, f func()) {
+	if err := contain.Do(f); err != nil {
+		b.panicked(fmt.Errorf("%s: %w", what, err))
+	}
+}
+
+func (b *Batcher) panicked(err error) {
+	b.cfg.Logger.Error("batcher panicked", "err", err)
+	if b.cfg.Panicked != nil {
+		b.cfg.Panicked(err)
+	}
+	b.abandon()
 }
 
 // abandon fails what is left when Close has waited for the whole window.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"kiln/entry"
+	"kiln/internal/contain"
 )
 
 const (
@@ -172,7 +173,10 @@ func (b *Batcher) finish(flights []*flight, placements []entry.Placement) {
 	for n := signChunk; n < len(flights) && b.takeHelper(); n += signChunk {
 		helpers.Go(func() {
 			defer func() { <-b.helpers }()
-			work()
+			if err := contain.Do(work); err != nil {
+				b.fail(flights, entry.ErrUnavailable)
+				b.panicked(fmt.Errorf("sign SCTs: %w", err))
+			}
 		})
 	}
 	work()

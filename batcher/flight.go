@@ -92,6 +92,17 @@ func (b *Batcher) leave() {
 // lead takes a new flight as far as its leader can: to the SCT if a cache knows
 // the entry, into the pool if not, or back with an error.
 func (b *Batcher) lead(f *flight) {
+	led := false
+	defer func() {
+		if !led { // a panic, which is the caller's; but others wait for the flight
+			b.settle(f, entry.SCT{}, entry.ErrUnavailable)
+		}
+	}()
+	b.take(f)
+	led = true
+}
+
+func (b *Batcher) take(f *flight) {
 	p := f.pending
 	if sct, ok := b.cache.adopt(p.Key(), p.Digest()); ok {
 		b.metrics.hits.WithLabelValues(tierShort).Inc()

@@ -2,11 +2,13 @@ package batcher
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"kiln/entry"
+	"kiln/internal/contain"
 )
 
 // lookup is one question to the long-term cache, answered by a worker.
@@ -57,7 +59,8 @@ func (b *Batcher) lookUp() {
 	for {
 		select {
 		case l := <-b.lookups:
-			r := b.confirmed(l.ctx, l.pending)
+			r := recalled{miss: missError}
+			b.contained("look up", func() { r = b.confirmed(l.ctx, l.pending) })
 			if r.miss != "" && r.miss != missAbsent && l.ctx.Err() != nil {
 				r.miss = missTimeout
 			}
@@ -182,7 +185,11 @@ func (b *Batcher) writeSome() bool {
 	b.metrics.writeQueue.Sub(float64(len(keys)))
 	ctx, cancel := context.WithTimeout(b.ctx, writeTimeout)
 	defer cancel()
-	if err := b.cfg.Dedup.Put(ctx, keys, placements); err != nil {
+	err := contain.Run(func() error { return b.cfg.Dedup.Put(ctx, keys, placements) })
+	if contain.Is(err) {
+		b.panicked(fmt.Errorf("write to the long-term cache: %w", err))
+	}
+	if err != nil {
 		b.metrics.writeDrops.WithLabelValues(dropError).Add(float64(len(keys)))
 		if n, ok := b.writeFailed.allow(); ok {
 			b.cfg.Logger.Warn("long-term cache was not written", "batch", n, "entries", len(keys), "err", err)

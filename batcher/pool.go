@@ -1,9 +1,11 @@
 package batcher
 
 import (
+	"fmt"
 	"time"
 
 	"kiln/entry"
+	"kiln/internal/contain"
 )
 
 // pool is the entries that wait for a batch. It stays open, and takes more, as
@@ -88,7 +90,12 @@ func (b *Batcher) dispatchLocked() {
 	b.batches++
 	b.metrics.batches.Inc()
 	flights := b.takePoolLocked()
-	b.batchers.Go(func() { b.carry(flights) })
+	b.batchers.Go(func() {
+		if err := contain.Do(func() { b.carry(flights) }); err != nil {
+			b.fail(flights, entry.ErrUnavailable)
+			b.panicked(fmt.Errorf("carry a batch: %w", err))
+		}
+	})
 }
 
 // takePoolLocked empties the pool.

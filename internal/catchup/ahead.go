@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"kiln/internal/contain"
 	"kiln/storage"
 	"kiln/tiles"
 )
@@ -80,7 +81,10 @@ func (a *ahead) start(level int, n int64) *fetch {
 		a.fetched[path] = f
 		a.runs.Go(func() {
 			defer close(f.done)
-			f.body, f.err = a.Bucket.Get(a.ctx, path)
+			f.err = contain.Run(func() (err error) {
+				f.body, err = a.Bucket.Get(a.ctx, path)
+				return err
+			})
 		})
 	}
 	first := a.path(level, n)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"kiln/internal/contain"
 	"kiln/storage"
 	"kiln/tiles"
 )
@@ -21,6 +22,8 @@ const (
 type issuers struct {
 	bucket  storage.Bucket
 	metrics *logMetrics
+	// panicked, if not nil, is told of a panic of the bucket.
+	panicked func(error)
 
 	writes sync.WaitGroup // writes in progress, for Close
 
@@ -75,7 +78,11 @@ func (s *issuers) write(ctx context.Context, fp [32]byte, der []byte, w *issuerW
 	defer s.writes.Done()
 	ctx, cancel := context.WithTimeout(ctx, issuerTimeout)
 	defer cancel()
-	if err := s.bucket.Create(ctx, tiles.IssuerObject(der)); err != nil {
+	err := contain.Run(func() error { return s.bucket.Create(ctx, tiles.IssuerObject(der)) })
+	if contain.Is(err) && s.panicked != nil {
+		s.panicked(fmt.Errorf("store issuer %x: %w", fp, err))
+	}
+	if err != nil {
 		w.err = fmt.Errorf("store issuer %x: %w", fp, err)
 	} else {
 		s.metrics.issuersStored.Inc()

@@ -32,7 +32,7 @@ func (l *runningLog) openLife(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		l.follow(ctx)
+		l.contained("follow what is decided of the log", func() { l.follow(ctx) })
 	}()
 	l.onClose(func() error {
 		cancel()

@@ -105,6 +105,18 @@ func openLog(ctx context.Context, parts *Parts, readable Bucket, v *chain.Valida
 	return l, nil
 }
 
+// contained runs the function of a goroutine of the log. A panic in it stops the
+// log for good, and nothing else: what is in its memory is not to be trusted.
+func (l *runningLog) contained(what string, f func()) {
+	if err := contain.Do(f); err != nil {
+		l.panicked(fmt.Errorf("%s: %w", what, err))
+	}
+}
+
+func (l *runningLog) panicked(err error) {
+	l.sequencer.Halt(fmt.Errorf("a part of the log panicked; restart: %w", err))
+}
+
 // onClose remembers what to close after what was started later.
 func (l *runningLog) onClose(f func() error) { l.closers = append(l.closers, f) }
 
@@ -196,7 +208,7 @@ func (l *runningLog) openDedup(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		catchUp.run(ctx, l.latest)
+		l.contained("keep the deduplication cache complete", func() { catchUp.run(ctx, l.latest) })
 	}()
 	l.onClose(func() error {
 		cancel()
@@ -221,13 +233,14 @@ func (l *runningLog) withoutDedup(ctx context.Context, err error) error {
 // openBatchers starts the batchers, their ring, and the frontend before it.
 func (l *runningLog) openBatchers(context.Context) error {
 	l.issuers = newIssuers(l.bucket, l.metrics)
+	l.issuers.panicked = l.panicked
 	l.onClose(func() error {
 		l.issuers.Close()
 		return nil
 	})
 	conf := batcher.Config{
 		Sequencer: l.seams.sequencer(l.sequencer), Signer: l.key, Confirm: l.confirm,
-		RetryWindow: l.submissionTimeout(), Jitter: l.seams.Jitter,
+		RetryWindow: l.submissionTimeout(), Jitter: l.seams.Jitter, Panicked: l.panicked,
 		Logger: l.log, Registerer: l.reg,
 	}
 	if l.dedup != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"kiln/internal/contain"
 	"kiln/internal/roots"
 )
 
@@ -55,8 +56,13 @@ func (d *Daemon) rootsConfig(file string) *roots.Config {
 // followRoots keeps the roots of all logs up to date until Close.
 func (d *Daemon) followRoots() {
 	ctx, cancel := context.WithCancel(context.Background())
-	for _, m := range d.roots {
-		d.watchers.Go(func() { m.Run(ctx) })
+	for file, m := range d.roots {
+		d.watchers.Go(func() {
+			// That roots are not followed harms no log, so that none is stopped.
+			if err := contain.Do(func() { m.Run(ctx) }); err != nil {
+				d.log.Error("the accepted roots stay as they are until a restart", "path", file, "err", err)
+			}
+		})
 	}
 	d.watchers.Go(func() {
 		<-d.stopping

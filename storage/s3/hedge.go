@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"kiln/internal/contain"
 	"kiln/internal/s3client"
 )
 
@@ -83,7 +84,11 @@ func hedged[T any](ctx context.Context, h *hedger, m *metrics, pressed func() bo
 		running++
 		go func() {
 			start := time.Now()
-			value, err := request(ctx)
+			var value T
+			err := contain.Run(func() (err error) {
+				value, err = request(ctx)
+				return err
+			})
 			if err == nil {
 				h.observe(time.Since(start))
 			}
