@@ -136,7 +136,6 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.watch()
-	d.watchLogs()
 	d.followRoots()
 	d.phase.Store(int32(serving))
 	d.log.Info("serving", "endpoint", d.Addr())
@@ -237,8 +236,9 @@ func (d *Daemon) watch() {
 	})
 }
 
-// serveLog follows a log that was opened until Close.
+// serveLog follows and watches a log that was opened until Close.
 func (d *Daemon) serveLog(l *runningLog) {
+	d.watchLog(l)
 	d.watchers.Go(func() {
 		select {
 		case <-l.sequencer.Done():

@@ -6,4 +6,4 @@ import "kiln/internal/watch"
 var WriteCertificate = writeCertificate
 
 // Watcher returns the watcher of log i.
-func (d *Daemon) Watcher(i int) *watch.Watcher { return d.logs[i].watcher }
+func (d *Daemon) Watcher(i int) *watch.Watcher { return d.logs()[i].watcher }

@@ -51,31 +51,30 @@ func (l *runningLog) openWatch(ctx context.Context) error {
 		committed = nil // what is wrong with it, the sequencer says
 	}
 	if err := w.Inspect(ctx, committed); err != nil {
-		return fmt.Errorf("%w (watch state %s)", err, l.conf.Dedup+watchSuffix)
+		return lasting(fmt.Errorf("%w (watch state %s)", err, l.conf.Dedup+watchSuffix))
 	}
 	l.watcher = w
 	return nil
 }
 
-// watchLogs lets the watchers of all logs run until Close.
-func (d *Daemon) watchLogs() {
-	for _, l := range d.logs {
-		if l.watcher == nil {
-			continue
-		}
-		ctx, cancel := context.WithCancelCause(context.Background())
-		d.watchers.Go(func() {
-			defer cancel(nil)
-			l.watcher.Run(ctx)
-		})
-		d.watchers.Go(func() {
-			select {
-			case <-d.stopping:
-				cancel(errStopping)
-			case <-ctx.Done():
-			}
-		})
+// watchLog lets the watcher of a log run until Close. What a panic in it has found
+// out is not known, so that it stops the log too.
+func (d *Daemon) watchLog(l *runningLog) {
+	if l.watcher == nil {
+		return
 	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	d.watchers.Go(func() {
+		defer cancel(nil)
+		l.contained("watch the log", func() { l.watcher.Run(ctx) })
+	})
+	d.watchers.Go(func() {
+		select {
+		case <-d.stopping:
+			cancel(errStopping)
+		case <-ctx.Done():
+		}
+	})
 }
 
 var errStopping = errors.New("the process is being stopped")

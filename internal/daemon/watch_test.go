@@ -545,8 +545,10 @@ func TestRefusesUntilRepaired(t *testing.T) {
 	w.until("stopped", func() bool { return w.metric(`kiln_daemon_log_up{log="one"}`) == "0" })
 	w.stop()
 	before := w.stored("checkpoint")
+	alone := *w.cfg // beside another it would be left out, and that one served
+	alone.Logs = w.cfg.Logs[:1]
 	for range 2 {
-		_, err := daemon.Start(t.Context(), w.cfg, w.opts)
+		_, err := daemon.Start(t.Context(), &alone, w.opts)
 		if err == nil || !strings.Contains(err.Error(), "tile/data/000: index 0 has hash") || !strings.Contains(err.Error(), "nothing was signed: bring the object back") {
 			t.Fatalf("start: %v", err)
 		}
