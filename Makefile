@@ -13,8 +13,10 @@ PAUSES ?= 20
 SEED ?= 0
 # A SEED without SEEDS is one world, with its whole history.
 SEEDS ?= $(if $(filter-out 0,$(SEED)),1,2000)
+ATTACK ?=
+DURATION ?= 10s
 
-.PHONY: help build test race soak syscalls sim lint fuzz bench demo docs clean
+.PHONY: help build test race soak syscalls sim lint fuzz bench demo docs clean attacks
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +28,7 @@ test: lint ## everything: lint, then all tests with the race detector
 	go test -race -timeout 25m ./...
 
 race: ## the tests that need no other program, RACECOUNT times (5), with the race detector
-	go test -race -short -count=$(RACECOUNT) -timeout 60m $$(go list ./... | grep -v /internal/e2e)
+	go test -race -short -count=$(RACECOUNT) -timeout 60m $$(go list ./... | grep -v -e /internal/e2e -e /internal/attacks)
 
 soak: ## kill -9 the process KILLS times (200) on each kind of storage, pause one of two PAUSES times (20); SEED repeats a run's moments
 	go test -count=1 -timeout 2h -parallel 3 -v -run '^(TestKill|TestPause)$$' ./internal/e2e -soak.kills=$(KILLS) -soak.pauses=$(PAUSES) -soak.seed=$(SEED)
@@ -51,6 +53,9 @@ bin/gofumpt: tools/lint/go.mod tools/lint/go.sum
 
 fuzz: ## each fuzz target for FUZZTIME (1m); FUZZ=regex chooses, FUZZFLAGS=-parallel=1 spares cores
 	@FUZZ='$(FUZZ)' FUZZTIME='$(FUZZTIME)' FUZZFLAGS='$(FUZZFLAGS)' tools/fuzz.sh
+
+attacks: ## hostile load on a real server, DURATION (10s) for each attack that matches ATTACK (all)
+	go test -count=1 -timeout 60m -v -run '^Test' ./internal/attacks -args -all -attack '$(ATTACK)' -duration $(DURATION)
 
 bench: ## all benchmarks
 	go test -run '^$$' -bench . -benchmem ./...

@@ -18,32 +18,52 @@ import (
 )
 
 // errSlots says that MaxInFlight submissions are being worked on, or twice as
-// many being read, or as many being read from this client.
+// many being read, or half of either from this client.
 var errSlots = &entry.OverloadedError{What: "submission queue", RetryAfter: time.Second}
+
+// errLarge says that large bodies have all the memory that is for them.
+var errLarge = &entry.OverloadedError{What: "memory for large submissions", RetryAfter: time.Second}
+
+// intake is one submission and what it holds of the frontend's bounds.
+type intake struct {
+	*Frontend
+	client string
+	large  int64 // held of Frontend.large
+}
 
 // add takes a submission from the connection to its SCT. unread says that the
 // body was not read to its end.
 func (f *Frontend) add(w http.ResponseWriter, r *http.Request, typ entry.Type) (sct entry.SCT, unread bool, err error) {
+	in := &intake{Frontend: f, client: clientOf(r.RemoteAddr)}
 	if f.readOnly() {
 		return entry.SCT{}, true, entry.ErrReadOnly
 	}
-	if len(f.slots) == cap(f.slots) {
+	if !f.working.fits(in.client, 1) {
 		return entry.SCT{}, true, errSlots // at once, while it is so
 	}
 	f.metrics.inFlight.Inc()
 	defer f.metrics.inFlight.Dec()
-	certificates, unread, err := f.readChain(w, r)
+	defer func() {
+		if in.large > 0 {
+			f.large.give(in.client, in.large)
+		}
+	}()
+	certificates, unread, err := in.readChain(w, r)
 	if err != nil {
 		return entry.SCT{}, unread, err
 	}
 	// Not before: a body may take its time, and these places are for work.
-	select {
-	case f.slots <- struct{}{}:
-	default:
+	if !f.working.take(in.client, 1) {
 		return entry.SCT{}, false, errSlots
 	}
-	defer func() { <-f.slots }()
-	ctx, cancel := context.WithTimeout(r.Context(), f.cfg.Timeout)
+	defer f.working.give(in.client, 1)
+	parent := r.Context()
+	if in.large > 0 {
+		// The entry stays in memory until it is logged, whether its client stays
+		// or not: so does what it holds.
+		parent = context.WithoutCancel(parent)
+	}
+	ctx, cancel := context.WithTimeout(parent, f.cfg.Timeout)
 	defer cancel()
 	sct, err = f.submit(ctx, certificates, typ)
 	return sct, false, err
@@ -71,53 +91,80 @@ func (f *Frontend) submit(ctx context.Context, certificates [][]byte, typ entry.
 }
 
 // readChain reads and parses the body.
-func (f *Frontend) readChain(w http.ResponseWriter, r *http.Request) (certificates [][]byte, unread bool, err error) {
-	client := clientOf(r.RemoteAddr)
-	if !f.reading.begin(client) {
+func (in *intake) readChain(w http.ResponseWriter, r *http.Request) (certificates [][]byte, unread bool, err error) {
+	if !in.reading.take(in.client, 1) {
 		return nil, true, errSlots
 	}
-	defer f.reading.end(client)
-	buf, ok := f.bodies.Get().(*bytes.Buffer)
+	defer in.reading.give(in.client, 1)
+	buf, ok := in.bodies.Get().(*bytes.Buffer)
 	if !ok {
 		buf = new(bytes.Buffer)
 	}
 	defer func() {
-		buf.Reset()
-		f.bodies.Put(buf)
+		if buf.Cap() <= 2*smallBody { // a large one is too much to keep
+			buf.Reset()
+			in.bodies.Put(buf)
+		}
 	}()
-	if unread, err := f.readBody(w, r, buf); err != nil {
+	if unread, err := in.readBody(w, r, buf); err != nil {
 		return nil, unread, err
 	}
-	f.metrics.bodyBytes.Observe(float64(buf.Len()))
+	in.metrics.bodyBytes.Observe(float64(buf.Len()))
 	certificates, err = parseBody(buf.Bytes(), maxChain)
 	return certificates, false, err
 }
 
-// readBody reads the body into buf within MaxBody and BodyTimeout.
-func (f *Frontend) readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer) (unread bool, err error) {
+// readBody reads the body into buf within MaxBody, BodyTimeout and what large
+// bodies may take.
+func (in *intake) readBody(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer) (unread bool, err error) {
+	most := in.cfg.MaxBody
 	tooLarge := &requestError{http.StatusRequestEntityTooLarge, reasonTooLarge, fmt.Sprintf(
-		"body is too large; this log takes at most %d bytes", f.cfg.MaxBody)}
-	if r.ContentLength > f.cfg.MaxBody {
+		"body is too large; this log takes at most %d bytes", most)}
+	if r.ContentLength > most {
 		return true, tooLarge
 	}
 	// A recorder in a test has no deadlines, which is all that can fail here.
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(f.cfg.BodyTimeout))
-	_, err = buf.ReadFrom(io.LimitReader(r.Body, f.cfg.MaxBody+1))
+	_ = control.SetReadDeadline(time.Now().Add(in.cfg.BodyTimeout))
+	if r.ContentLength > 0 {
+		buf.Grow(int(min(r.ContentLength, smallBody)) + 1 + bytes.MinRead)
+	}
+	_, err = buf.ReadFrom(io.LimitReader(r.Body, min(most, smallBody)+1))
+	if err == nil && buf.Len() > smallBody && int64(buf.Len()) <= most {
+		size := r.ContentLength
+		if size < 0 {
+			size = most
+		}
+		if !in.holdLarge(size) {
+			return true, errLarge
+		}
+		buf.Grow(int(size) + 1 + bytes.MinRead - buf.Len()) // at once: to grow is to copy
+		_, err = buf.ReadFrom(io.LimitReader(r.Body, most+1-int64(buf.Len())))
+	}
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		// The deadline stays, so that nothing waits for the rest.
 		return false, &requestError{http.StatusRequestTimeout, reasonSlow, fmt.Sprintf(
-			"body did not arrive in time; want all of it within %v", f.cfg.BodyTimeout)}
+			"body did not arrive in time; want all of it within %v", in.cfg.BodyTimeout)}
 	case err != nil && r.Context().Err() != nil:
 		return false, context.Cause(r.Context())
 	case err != nil:
 		return false, &requestError{http.StatusBadRequest, reasonBroken, "body ends early; want as many bytes as the header announces"}
-	case int64(buf.Len()) > f.cfg.MaxBody:
+	case int64(buf.Len()) > most:
 		return true, tooLarge
 	}
 	_ = control.SetReadDeadline(time.Time{})
 	return false, nil
+}
+
+// holdLarge takes n bytes of what large bodies share, until the submission is
+// answered.
+func (in *intake) holdLarge(n int64) bool {
+	if !in.Frontend.large.take(in.client, n) {
+		return false
+	}
+	in.large = n
+	return true
 }
 
 // storeIssuers makes sure that the certificates of a chain are stored, all at

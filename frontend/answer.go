@@ -134,7 +134,7 @@ func (a *answer) write(w http.ResponseWriter, r *http.Request) {
 	control := http.NewResponseController(w)
 	// "Expect: 100-continue" must not be answered by reading, and a body over
 	// the bound is not worth it: for these net/http closes the connection.
-	drain := a.unread && r.Header.Get("Expect") == "" && r.ContentLength <= maxDrain && control.EnableFullDuplex() == nil
+	drain := a.unread && r.ProtoMajor < 2 && r.Header.Get("Expect") == "" && r.ContentLength <= maxDrain && control.EnableFullDuplex() == nil
 	h := w.Header()
 	h.Set("Access-Control-Allow-Origin", "*")
 	h.Set("X-Content-Type-Options", "nosniff")
@@ -165,6 +165,11 @@ func (a *answer) write(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodHead {
 		// An error is the client's: it has gone.
 		_, _ = w.Write(a.body)
+	}
+	if a.unread && r.ProtoMajor >= 2 {
+		// The server keeps what comes of it until the answer is out, which is for
+		// the client to say. Its other requests do not need the rest.
+		_ = r.Body.Close()
 	}
 	if drain && control.Flush() == nil {
 		_ = control.SetReadDeadline(time.Now().Add(drainTimeout))

@@ -36,6 +36,16 @@ const (
 	DefaultBodyTimeout = 10 * time.Second
 )
 
+const (
+	// smallBody is what every submission that is read or worked on may take of
+	// memory. Chains in use have 4 to 12 KiB, with post-quantum keys 30.
+	smallBody = 32 << 10
+
+	// maxLarge bounds the bytes of all larger bodies that are read or worked on.
+	// On its way into the log a byte of them is held some six times over.
+	maxLarge = 16 << 20
+)
+
 // maxChain bounds the certificates that are decoded from a body. It is no rule
 // of the log, which the Validator has, but keeps memory in proportion.
 const maxChain = 100
@@ -77,8 +87,12 @@ type Config struct {
 	// MaxBody bounds a request body in bytes; 0 is DefaultMaxBody (SUB-06).
 	MaxBody int64
 	// MaxInFlight bounds submissions that are being worked on; twice as many
-	// can be being read, half of those from one client. Beyond, they get a 503 at
-	// once. 0 is DefaultMaxInFlight (SUB-38).
+	// can be being read. Half of either is the most that one client gets. Beyond,
+	// they get a 503 at once. 0 is DefaultMaxInFlight (SUB-38).
+	//
+	// Bodies over 32 KiB also share 16 MiB in all, of which one client gets half,
+	// from the moment that they are read until they are answered. Smaller ones
+	// never wait for them.
 	MaxInFlight int
 	// Timeout bounds the time from the end of a body to its answer; 0 is
 	// DefaultTimeout. The entry may still be logged after it: a client that
@@ -100,9 +114,10 @@ type Frontend struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	id      string        // base64 of the log ID
-	reading *reading      // bodies that are being read
-	slots   chan struct{} // holds one value for each submission in flight
+	id      string  // base64 of the log ID
+	reading *shares // bodies that are being read
+	working *shares // submissions in flight
+	large   *shares // bytes of bodies over smallBody, until they are answered
 
 	bodies sync.Pool // of *bytes.Buffer, empty
 	roots  atomic.Pointer[rootsPage]
@@ -146,8 +161,9 @@ func New(cfg Config) (*Frontend, error) {
 		log:     cfg.Logger,
 		metrics: newMetrics(cfg.Registerer),
 		id:      base64.StdEncoding.EncodeToString(cfg.LogID[:]),
-		reading: newReading(2 * cfg.MaxInFlight),
-		slots:   make(chan struct{}, cfg.MaxInFlight),
+		reading: newShares(2 * int64(cfg.MaxInFlight)),
+		working: newShares(int64(cfg.MaxInFlight)),
+		large:   newShares(maxLarge),
 	}, nil
 }
 

@@ -94,9 +94,7 @@ func TestSlowBodiesOfOneClient(t *testing.T) {
 		out.Close()
 	}
 	wg.Wait()
-	if r.Frontend.reading.total != 0 || len(r.Frontend.reading.byClient) != 0 {
-		t.Errorf("places were not given back: %d, %v", r.Frontend.reading.total, r.Frontend.reading.byClient)
-	}
+	r.reading.empty(t, "reading")
 }
 
 func TestClientOf(t *testing.T) {

@@ -14,6 +14,8 @@ type metrics struct {
 	inFlight         prometheus.Gauge
 	staleCheckpoints prometheus.Counter
 	panics           prometheus.Counter
+	held             prometheus.Gauge
+	cut              prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -35,6 +37,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		inFlight: with.NewGauge(prometheus.GaugeOpts{
 			Name: "kiln_reader_in_flight_requests",
 			Help: "Tiles and issuers that are being read from storage.",
+		}),
+		held: with.NewGauge(prometheus.GaugeOpts{
+			Name: "kiln_reader_held_bytes",
+			Help: "Memory of tiles and issuers that are being read or sent.",
+		}),
+		cut: with.NewCounter(prometheus.CounterOpts{
+			Name: "kiln_reader_cut_answers_total",
+			Help: "Answers that were cut off because they were taken slowly while there was no memory for others.",
 		}),
 		staleCheckpoints: with.NewCounter(prometheus.CounterOpts{
 			Name: "kiln_reader_stale_checkpoints_total",

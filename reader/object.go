@@ -12,32 +12,29 @@ import (
 )
 
 // object answers with a tile or an issuer.
-func (rd *Reader) object(ctx context.Context, r *http.Request, to target) answer {
-	client := clientOf(r.RemoteAddr)
+func (rd *Reader) object(ctx context.Context, r *http.Request, to target, held *hold) answer {
 	if rd.limit != nil {
-		if wait, ok := rd.limit.take(client, rd.cfg.Now()); !ok {
+		if wait, ok := rd.limit.take(held.client, rd.cfg.Now()); !ok {
 			a := text(http.StatusTooManyRequests, "too many requests from this address; please go on after the time in Retry-After")
 			a.retryAfter = wholeSeconds(wait)
 			return a
 		}
 	}
-	a := rd.load(ctx, r, to)
+	a := rd.load(ctx, r, to, held)
 	if rd.limit != nil && a.code >= 500 {
-		rd.limit.giveBack(client) // a fault of ours is not charged
+		rd.limit.giveBack(held.client) // a fault of ours is not charged
 	}
 	return a
 }
 
 // load reads an object from storage into an answer. The slot is held while it
-// takes memory and processor time out of proportion, not while the client reads:
-// then slow clients would keep the others out.
-func (rd *Reader) load(ctx context.Context, r *http.Request, to target) answer {
+// takes processor time, not while the client reads: then slow clients would keep
+// the others out. Its memory is held until it is sent.
+func (rd *Reader) load(ctx context.Context, r *http.Request, to target, held *hold) answer {
 	select {
 	case rd.slots <- struct{}{}:
 	default:
-		a := text(http.StatusServiceUnavailable, "the log is at its limit; please try again after the time in Retry-After")
-		a.retryAfter = 1
-		return a
+		return overloaded()
 	}
 	rd.metrics.inFlight.Inc()
 	defer func() {
@@ -45,7 +42,10 @@ func (rd *Reader) load(ctx context.Context, r *http.Request, to target) answer {
 		<-rd.slots
 	}()
 
-	body, err := rd.cfg.Bucket.Get(ctx, to.path)
+	body, err := rd.cfg.Bucket.Get(storage.WithSize(ctx, held.resize), to.path)
+	if errors.Is(err, errMemory) {
+		return overloaded()
+	}
 	if errors.Is(err, storage.ErrNotFound) {
 		return text(http.StatusNotFound, "the log has no such object, or not yet")
 	}
@@ -62,11 +62,23 @@ func (rd *Reader) load(ctx context.Context, r *http.Request, to target) answer {
 		a.vary = true
 		if !takesGzip(r) {
 			a.encoding = ""
+			size := int64(len(body))
+			if err := held.resize(size + tiles.DecodedSize(body)); err != nil {
+				return overloaded()
+			}
 			if a.body, err = tiles.GunzipTile(to.tile, body); err != nil {
 				return rd.unreadable(ctx, r, to, err)
 			}
+			_ = held.resize(int64(len(a.body))) // less than before
 		}
 	}
+	return a
+}
+
+// overloaded is the answer when a bound is reached.
+func overloaded() answer {
+	a := text(http.StatusServiceUnavailable, "the log is at its limit; please try again after the time in Retry-After")
+	a.retryAfter = 1
 	return a
 }
 

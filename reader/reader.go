@@ -33,6 +33,7 @@ import (
 const (
 	DefaultMaxClients  = 1 << 16
 	DefaultMaxInFlight = 256
+	DefaultMaxBytes    = 128 << 20
 )
 
 // storageTimeout bounds one read from the bucket.
@@ -67,6 +68,13 @@ type Config struct {
 	// and decoded at a time, beyond which there is a 503; 0 is
 	// DefaultMaxInFlight. Slow networks do not count.
 	MaxInFlight int
+	// MaxBytes bounds the memory of tiles and issuers that are read, decoded or
+	// being sent: one half is for objects of up to 1 MiB, one for larger ones, and
+	// half of either is the most that one client gets. Beyond, there is a 503, and
+	// answers that have been on their way for more than a second are cut off. 0 is
+	// DefaultMaxBytes. One object may always be read, even if it is larger. The
+	// bucket has to announce sizes (storage.Announce).
+	MaxBytes int64
 
 	Now        func() time.Time      // clock behind limits, ages and the log's status; nil is time.Now
 	Logger     *slog.Logger          // nil discards
@@ -84,6 +92,7 @@ type Reader struct {
 	home    *homePage
 	limit   *limiter      // nil without a limit
 	slots   chan struct{} // holds one value for each object being read
+	memory  *memory       // of objects being read or sent
 
 	checkpoints shared // its reads end soon after the last request for one
 }
@@ -96,7 +105,7 @@ func New(cfg Config) (*Reader, error) {
 	switch {
 	case cfg.Bucket == nil:
 		return nil, errors.New("make reader: no Bucket")
-	case !(cfg.ClientRate >= 0) || cfg.ClientBurst < 0 || cfg.MaxClients < 0 || cfg.MaxInFlight < 0:
+	case !(cfg.ClientRate >= 0) || cfg.ClientBurst < 0 || cfg.MaxClients < 0 || cfg.MaxInFlight < 0 || cfg.MaxBytes < 0:
 		return nil, errors.New("make reader: a limit is negative")
 	}
 	if cfg.Now == nil {
@@ -110,6 +119,9 @@ func New(cfg Config) (*Reader, error) {
 	}
 	if cfg.MaxInFlight == 0 {
 		cfg.MaxInFlight = DefaultMaxInFlight
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = DefaultMaxBytes
 	}
 	if cfg.ClientBurst == 0 {
 		cfg.ClientBurst = int(min(max(50, 10*cfg.ClientRate), 1<<30))
@@ -132,6 +144,7 @@ func New(cfg Config) (*Reader, error) {
 		newest: newest{verifier: verifier}, home: home,
 		slots: make(chan struct{}, cfg.MaxInFlight),
 	}
+	r.memory = newMemory(cfg.MaxBytes, r.metrics)
 	r.checkpoints.read = r.lookForCheckpoint
 	if cfg.ClientRate > 0 {
 		r.limit = newLimiter(cfg.ClientRate, cfg.ClientBurst, cfg.MaxClients)
@@ -201,17 +214,20 @@ func (rd *Reader) route(r *http.Request) target {
 func (rd *Reader) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	to := rd.route(r)
-	a := rd.answerSafely(r, to)
+	held := rd.memory.hold(clientOf(r.RemoteAddr))
+	defer held.release()
+	a := rd.answerSafely(r, to, held)
 	a.conditional(r)
 	code := a.label()
 	elapsed := time.Since(start)
+	held.send(w)
 	sent := a.write(w, r)
 	rd.metrics.observe(to.endpoint, code, elapsed, sent)
 	rd.log.DebugContext(r.Context(), "monitoring request", "endpoint", to.endpoint, "code", code, "elapsed", elapsed, "err", a.err)
 }
 
 // answerSafely is answer, with a panic turned into a 500.
-func (rd *Reader) answerSafely(r *http.Request, to target) (a answer) {
+func (rd *Reader) answerSafely(r *http.Request, to target, held *hold) (a answer) {
 	defer func() {
 		switch p := recover(); p {
 		case nil:
@@ -225,11 +241,11 @@ func (rd *Reader) answerSafely(r *http.Request, to target) (a answer) {
 				"err", fmt.Errorf("%w\n%s", a.err, debug.Stack()))
 		}
 	}()
-	return rd.answer(r, to)
+	return rd.answer(r, to, held)
 }
 
 // answer makes the answer to a request and writes nothing.
-func (rd *Reader) answer(r *http.Request, to target) answer {
+func (rd *Reader) answer(r *http.Request, to target, held *hold) answer {
 	if to.endpoint == epUnknown {
 		return text(http.StatusNotFound, "nothing is served at this path")
 	}
@@ -251,6 +267,6 @@ func (rd *Reader) answer(r *http.Request, to target) answer {
 	case epCheckpoint:
 		return rd.checkpointPage(ctx)
 	default:
-		return rd.object(ctx, r, to)
+		return rd.object(ctx, r, to, held)
 	}
 }

@@ -62,7 +62,7 @@ type Bucket interface {
 	Update(ctx context.Context, o Object, next func(current []byte) ([]byte, error)) error
 
 	// Get returns the content at a path, or ErrNotFound. The caller owns the
-	// returned bytes.
+	// returned bytes. It calls [Announce] before it takes memory for them.
 	Get(ctx context.Context, path string) ([]byte, error)
 
 	// Delete removes the object at a path; it is no error if there is none.

@@ -3,6 +3,7 @@ package tiles
 import (
 	"bytes"
 	stdgzip "compress/gzip"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -64,6 +65,21 @@ func (c *compressor) compress(data []byte) ([]byte, error) {
 	return buf.Bytes(), nil
 }
 
+// maxRatio is more than deflate can make of a byte.
+const maxRatio = 1032
+
+// DecodedSize returns how many bytes a gzip member says that it decodes to, in
+// its last four. It is never more than the member could decode to, so what is
+// read for it is in proportion to it.
+func DecodedSize(member []byte) int64 {
+	const trailer = 4
+	if len(member) < trailer {
+		return 0
+	}
+	size := int64(binary.LittleEndian.Uint32(member[len(member)-trailer:]))
+	return min(size, maxRatio*int64(len(member)))
+}
+
 // Gunzip decodes a data or names tile: exactly one gzip member, bounded in
 // size. It uses the standard library, not the library that compressed.
 func Gunzip(body []byte) ([]byte, error) { return gunzip(body, maxTile) }
@@ -90,14 +106,24 @@ func gunzip(body []byte, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("decompress tile: %w", err)
 	}
 	r.Multistream(false)
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+	// What is more than it says is counted, to say what is wrong, and not kept.
+	data := make([]byte, min(DecodedSize(body), limit))
+	n, err := io.ReadFull(r, data)
+	more := int64(0)
+	if err == nil {
+		more, err = io.Copy(io.Discard, io.LimitReader(r, limit+1-int64(n)))
+	} else if errors.Is(err, io.EOF) && n == 0 || errors.Is(err, io.ErrUnexpectedEOF) && src.Len() == 0 {
+		err = nil // less than it says
+	}
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("decompress tile: %w", err)
-	case int64(len(data)) > limit:
+	case int64(n)+more > limit:
 		return nil, fmt.Errorf("decompress tile: more than %d bytes", limit)
 	case src.Len() != 0:
 		return nil, errors.New("decompress tile: bytes after the gzip member")
+	case more > 0 || n != len(data):
+		return nil, errors.New("decompress tile: its end says another length")
 	}
 	return data, nil
 }

@@ -2,6 +2,7 @@ package chain
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 	"testing"
 
@@ -55,6 +56,24 @@ func TestDeepNesting(t *testing.T) {
 	leaf := spec{version: 2, key: p256(t)}.issue(t, inter)
 	_, err := check(v, [][]byte{leaf.der, inter.der}, entry.X509)
 	wantReason(t, err, ReasonAlgorithm)
+}
+
+// TestManyExtensions: what is cut up of a certificate is in proportion to it.
+func TestManyExtensions(t *testing.T) {
+	t.Parallel()
+	root := newCA(t, "Root", nil)
+	v := newValidator(t, Config{}, root.der)
+	tiny := element(derSequence, element(6, []byte{0x2a}), element(4)) // seven bytes
+	for n, want := range map[int]bool{maxExtensions: true, maxExtensions + 1: false, 30000: false} {
+		leaf := spec{version: 2, key: p256(t), extensions: slices.Repeat([][]byte{tiny}, n)}.issue(t, root)
+		_, err := check(v, [][]byte{leaf.der}, entry.X509)
+		if want && err != nil {
+			t.Errorf("%d extensions: %v", n, err)
+		}
+		if !want {
+			wantReason(t, err, ReasonMalformed)
+		}
+	}
 }
 
 func TestSizes(t *testing.T) {

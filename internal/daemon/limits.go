@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 )
 
@@ -21,6 +22,9 @@ import (
 // or trickling connections cannot shut anybody out, and a request that is
 // being answered is never cut.
 //
+// HTTP/2 runs many requests on one connection, so requests have the same bounds
+// as connections have: beyond, they are refused at once.
+//
 // A client is an IPv4 address or an IPv6 /64.
 type limiter struct {
 	net.Listener
@@ -30,6 +34,9 @@ type limiter struct {
 	mu      sync.Mutex
 	n       int // connections handed out and not closed
 	clients map[netip.Addr]*client
+
+	running  int                // handlers
+	requests map[netip.Addr]int // handlers by client; a connection may end before its handlers
 }
 
 // client is what one address holds; guarded by limiter.mu.
@@ -41,7 +48,10 @@ type client struct {
 // newLimiter bounds ln to total connections and share per client; both must be
 // at least 1.
 func newLimiter(ln net.Listener, total, share int, m *metrics) *limiter {
-	return &limiter{Listener: ln, total: total, share: share, metrics: m, clients: make(map[netip.Addr]*client)}
+	return &limiter{
+		Listener: ln, total: total, share: share, metrics: m,
+		clients: make(map[netip.Addr]*client), requests: make(map[netip.Addr]int),
+	}
 }
 
 // Accept returns the next connection that fits.
@@ -186,22 +196,34 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// begin and end enclose the run of a handler.
-func (c *conn) begin() {
-	c.limiter.mu.Lock()
-	defer c.limiter.mu.Unlock()
+// begin and end enclose the run of a handler; begin reports whether it may run.
+func (c *conn) begin() bool {
+	l := c.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.running >= l.total || l.requests[c.key] >= l.share {
+		return false
+	}
+	l.running++
+	l.requests[c.key]++
 	c.busy++
 	if c.place != nil {
-		c.limiter.clients[c.key].waiting.Remove(c.place)
+		l.clients[c.key].waiting.Remove(c.place)
 		c.place = nil
 	}
+	return true
 }
 
 func (c *conn) end() {
-	c.limiter.mu.Lock()
-	defer c.limiter.mu.Unlock()
+	l := c.limiter
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running--
+	if l.requests[c.key]--; l.requests[c.key] == 0 {
+		delete(l.requests, c.key)
+	}
 	if c.busy--; c.busy == 0 && !c.gone {
-		c.place = c.limiter.clients[c.key].waiting.PushBack(c)
+		c.place = l.clients[c.key].waiting.PushBack(c)
 	}
 }
 
@@ -219,15 +241,32 @@ func connContext(ctx context.Context, nc net.Conn) context.Context {
 	return ctx
 }
 
-// countBusy marks the connection of a request as busy while next runs.
+// countBusy counts requests, and marks the connection of one as busy while next
+// runs. A request over a bound gets no more than a head for an answer, since
+// with HTTP/2 even a short body can be kept from being sent.
 func countBusy(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		dropBody(r)
 		if c, ok := r.Context().Value(connKey{}).(*conn); ok {
-			c.begin()
+			if !c.begin() {
+				c.limiter.metrics.requestsRefused.Inc()
+				w.Header().Set("Retry-After", "1")
+				w.Header().Set("Content-Length", "0")
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
 			defer c.end()
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// dropBody lets go of a body that no handler reads: with HTTP/2 the server takes
+// it in beside the handler, and would keep it until the answer is out.
+func dropBody(r *http.Request) {
+	if r.ProtoMajor >= 2 && (r.Method != http.MethodPost || !strings.Contains(r.URL.Path, "/"+submissionBelow+"add-")) {
+		_ = r.Body.Close()
+	}
 }
 
 // clientKey is the address of a client as the limiter counts it. What is no IP

@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -317,5 +320,97 @@ func TestClientKey(t *testing.T) {
 	}
 	if clientKey(&net.UnixAddr{Name: "a"}).IsValid() {
 		t.Error("a Unix socket has an IP address")
+	}
+}
+
+// With HTTP/2 one connection runs many requests: they are bounded as connections
+// are, in all and for each client, and counted out even if the connection ends
+// first.
+func TestRequestsAreBounded(t *testing.T) {
+	t.Parallel()
+	l := newLimiter(newPipes(), 4, 2, newMetrics(nil, ""))
+	connect := func(ip string) *conn {
+		server, client := net.Pipe()
+		t.Cleanup(func() { client.Close() })
+		c := &conn{Conn: server, limiter: l, key: netip.MustParseAddr(ip)}
+		l.admit(c)
+		return c
+	}
+	release := make(chan struct{})
+	var wg sync.WaitGroup
+	request := func(c *conn) int {
+		entered, answered := make(chan struct{}), make(chan int, 1)
+		h := countBusy(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+			close(entered)
+			<-release
+		}))
+		wg.Go(func() {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(t.Context(), connKey{}, c)))
+			if w.Code == 503 && (w.Body.Len() > 0 || w.Header().Get("Retry-After") == "") {
+				t.Errorf("refused with %q, %v", w.Body, w.Header())
+			}
+			answered <- w.Code
+		})
+		select {
+		case <-entered:
+			return 0
+		case code := <-answered:
+			return code
+		}
+	}
+	one, other, third := connect("192.0.2.1"), connect("192.0.2.2"), connect("192.0.2.3")
+	for i, step := range []struct {
+		c    *conn
+		want int // 0: it runs
+	}{{one, 0}, {one, 0}, {one, 503}, {other, 0}, {third, 0}, {third, 503}} {
+		if got := request(step.c); got != step.want {
+			t.Errorf("request %d: %d, want %d", i, got, step.want)
+		}
+	}
+	_ = one.Close()
+	close(release)
+	wg.Wait()
+	if l.running != 0 || len(l.requests) != 0 {
+		t.Errorf("%d requests are counted, of %v", l.running, l.requests)
+	}
+	_, _ = other.Close(), third.Close()
+}
+
+// closes says when it is closed.
+type closes struct {
+	io.Reader
+	closed bool
+}
+
+func (c *closes) Close() error {
+	c.closed = true
+	return nil
+}
+
+// With HTTP/2 the server takes bodies in beside the handlers, so those that
+// nobody wants are dropped before.
+func TestUnwantedBodiesAreDropped(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		method, path string
+		proto        int
+		want         bool
+	}{
+		{"GET", "/one/checkpoint", 2, true},
+		{"POST", "/one/checkpoint", 2, true},
+		{"PUT", "/one/ct/v1/add-chain", 2, true},
+		{"POST", "/one/ct/v1/add-chain", 2, false},
+		{"POST", "/one/ct/v1/add-pre-chain", 2, false},
+		{"GET", "/one/checkpoint", 1, false}, // would wait for it
+	} {
+		body := &closes{Reader: strings.NewReader("x")}
+		r := httptest.NewRequest(test.method, test.path, body)
+		r.ProtoMajor = test.proto
+		var got bool
+		countBusy(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { got = body.closed })).ServeHTTP(httptest.NewRecorder(), r)
+		if got != test.want {
+			t.Errorf("%s %s by HTTP/%d: dropped %v, want %v", test.method, test.path, test.proto, got, test.want)
+		}
 	}
 }

@@ -25,6 +25,10 @@ const (
 	maxHeaderBytes    = 16 << 10 // beyond, with some slack of net/http: 431
 	maxStreams        = 100      // requests at a time on one HTTP/2 connection
 
+	// What an HTTP/2 connection and a request on it may send ahead of being read.
+	connectionWindow = 256 << 10
+	streamWindow     = 64 << 10
+
 	// unreadGrace is what a drain gives a connection that has not sent a byte.
 	unreadGrace = 250 * time.Millisecond
 )
@@ -88,13 +92,17 @@ func (p *public) serve() {
 
 func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler:                      handler,
-		ReadHeaderTimeout:            readHeaderTimeout,
-		ReadTimeout:                  readTimeout,
-		WriteTimeout:                 writeTimeout,
-		IdleTimeout:                  idleTimeout,
-		MaxHeaderBytes:               maxHeaderBytes,
-		HTTP2:                        &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReceiveBufferPerConnection: connectionWindow,
+			MaxReceiveBufferPerStream:     streamWindow,
+		},
 		DisableGeneralOptionsHandler: true,
 		ConnContext:                  connContext,
 		// What clients do wrong is theirs: it is seen at DEBUG.

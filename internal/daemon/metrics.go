@@ -12,6 +12,7 @@ import (
 type metrics struct {
 	connections       prometheus.Gauge
 	connectionsClosed *prometheus.CounterVec
+	requestsRefused   prometheus.Counter
 	panics            prometheus.Counter
 	certificateExpiry prometheus.Gauge
 	broken            *prometheus.GaugeVec // log
@@ -35,6 +36,10 @@ func newMetrics(reg prometheus.Registerer, version string) *metrics {
 			Name: "kiln_daemon_connections_closed_total",
 			Help: "Connections closed at a bound: waiting ones that made room, and refused ones.",
 		}, []string{"kind"}),
+		requestsRefused: f.NewCounter(prometheus.CounterOpts{
+			Name: "kiln_daemon_requests_refused_total",
+			Help: "HTTP/2 requests refused because as many as may be run already, in all or for one client.",
+		}),
 		broken: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "kiln_daemon_log_broken",
 			Help: "1 for each log that could not be started and is left out, 0 once it could.",

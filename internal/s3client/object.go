@@ -81,11 +81,33 @@ func (c *Client) Get(ctx context.Context, bucket, key string) (*Object, error) {
 	return o, nil
 }
 
+type sizeKey struct{}
+
+// WithSize returns a context with which a Get calls size with the length of the
+// body before it takes memory for it; its error ends the Get. It may be called
+// more than once, and from several goroutines.
+func WithSize(ctx context.Context, size func(bytes int64) error) context.Context {
+	return context.WithValue(ctx, sizeKey{}, size)
+}
+
+func announce(ctx context.Context, bytes int64) error {
+	if size, ok := ctx.Value(sizeKey{}).(func(int64) error); ok {
+		return size(bytes)
+	}
+	return nil
+}
+
 // readBody reads what was announced, no less and no more.
 func readBody(a *attempt, out *s3.GetObjectOutput, timeout time.Duration) ([]byte, error) {
 	size := aws.ToInt64(out.ContentLength)
 	if size > MaxBody {
 		return nil, &Error{Class: Refused, Err: fmt.Errorf("object of %d bytes is too large", size)}
+	}
+	if out.ContentLength == nil {
+		size = MaxBody // as far as anybody knows
+	}
+	if err := announce(a, size); err != nil {
+		return nil, &Error{Class: Refused, Err: err}
 	}
 	a.extend(timeout + transfer(size))
 	var b bytes.Buffer

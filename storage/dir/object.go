@@ -260,6 +260,9 @@ func (b *Bucket) get(ctx context.Context, p string) ([]byte, error) {
 	if size > storage.MaxObject {
 		return nil, fmt.Errorf("object has %d bytes, more than %d", size, storage.MaxObject)
 	}
+	if err := storage.Announce(ctx, size); err != nil {
+		return nil, err
+	}
 	body := make([]byte, size)
 	for rest := body; len(rest) > 0; {
 		if err := ctx.Err(); err != nil {

@@ -293,6 +293,9 @@ func (b *Bucket) Get(ctx context.Context, path string) ([]byte, error) {
 	if !ok {
 		err = errors.Join(storage.ErrNotFound, err)
 	}
+	if err == nil {
+		err = storage.Announce(ctx, int64(len(body)))
+	}
 	if err != nil {
 		return nil, wrap(OpGet, path, err)
 	}

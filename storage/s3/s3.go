@@ -291,6 +291,7 @@ func (b *Bucket) Get(ctx context.Context, path string) (body []byte, err error) 
 }
 
 func (b *Bucket) read(ctx context.Context, path, key string) (*s3client.Object, error) {
+	ctx = s3client.WithSize(ctx, func(bytes int64) error { return storage.Announce(ctx, bytes) })
 	request := func(ctx context.Context) (*s3client.Object, error) { return b.client.Get(ctx, b.bucket, key) }
 	if immutable(path) {
 		return hedged(ctx, b.reads, b.metrics, b.client.Pressed, request)

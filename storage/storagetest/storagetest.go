@@ -37,6 +37,7 @@ func Test(t *testing.T, open func(t *testing.T) storage.Bucket) {
 		{"FileAndFolder", testFileAndFolder},
 		{"Cancelled", testCancelled},
 		{"Large", testLarge},
+		{"Sizes", testSizes},
 		{"DeepFolders", testDeepFolders},
 		{"List", testList},
 		{"ListMany", testListMany},
