@@ -25,11 +25,13 @@ var flags = struct {
 	rss      *int64
 	json     *bool
 	all      *bool
+	profile  *string
 }{
 	attack:   flag.String("attack", "", "regular expression of the attacks to run; all if empty"),
 	duration: flag.Duration("duration", 10*time.Second, "how long each attack goes on"),
 	rss:      flag.Int64("rss", 512, "MiB of memory that the server may hold in any attack"),
 	json:     flag.Bool("json", false, "print a JSON object for each attack instead of a table"),
+	profile:  flag.String("profile", "", "folder for heap and goroutine profiles of the server, the last before each attack ends"),
 	all:      flag.Bool("all", false, "run every attack, not the short ones alone"),
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"crypto/tls"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"time"
 )
 
 // limiter is a net.Listener that bounds the connections it has handed out: in
@@ -20,10 +22,12 @@ import (
 // (the client's own at its share; of the client that holds most at the total),
 // and only when none waits is the new one turned away. So any number of idle
 // or trickling connections cannot shut anybody out, and a request that is
-// being answered is never cut.
+// being worked on is never cut. One whose answer has been on its way for longer
+// than sendPatience counts as waiting, for a client that takes nothing.
 //
 // HTTP/2 runs many requests on one connection, so requests have the same bounds
-// as connections have: beyond, they are refused at once.
+// as connections have. At a bound, a connection with such an answer makes room,
+// and if there is none the request is refused.
 //
 // A client is an IPv4 address or an IPv6 /64.
 type limiter struct {
@@ -35,8 +39,25 @@ type limiter struct {
 	n       int // connections handed out and not closed
 	clients map[netip.Addr]*client
 
-	running  int                // handlers
-	requests map[netip.Addr]int // handlers by client; a connection may end before its handlers
+	// A connection may end before its requests.
+	running  map[*request]struct{}
+	requests map[netip.Addr]int // of those running, by client
+	looked   time.Time          // when slow answers were last looked for
+}
+
+const (
+	// sendPatience is how long an answer may be on its way before its connection
+	// makes room for others.
+	sendPatience = 5 * time.Second
+
+	// lookInterval keeps looking for slow answers cheap under a flood.
+	lookInterval = 10 * time.Millisecond
+)
+
+// request is one run of a handler; guarded by limiter.mu.
+type request struct {
+	conn  *conn
+	since time.Time // when its answer began to be sent; zero before
 }
 
 // client is what one address holds; guarded by limiter.mu.
@@ -50,7 +71,7 @@ type client struct {
 func newLimiter(ln net.Listener, total, share int, m *metrics) *limiter {
 	return &limiter{
 		Listener: ln, total: total, share: share, metrics: m,
-		clients: make(map[netip.Addr]*client), requests: make(map[netip.Addr]int),
+		clients: make(map[netip.Addr]*client), running: make(map[*request]struct{}), requests: make(map[netip.Addr]int),
 	}
 }
 
@@ -84,10 +105,16 @@ func (l *limiter) admit(c *conn) (victim *conn, ok bool) {
 	switch {
 	case holder != nil && holder.n >= l.share:
 		if victim = holder.longestWaiting(); victim == nil {
+			victim = l.slowestLocked(c.key)
+		}
+		if victim == nil {
 			return nil, false
 		}
 	case l.n >= l.total:
 		if victim = l.longestWaitingLocked(); victim == nil {
+			victim = l.slowestLocked(netip.Addr{})
+		}
+		if victim == nil {
 			return nil, false
 		}
 	}
@@ -196,29 +223,71 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
-// begin and end enclose the run of a handler; begin reports whether it may run.
-func (c *conn) begin() bool {
+// slowestLocked returns the connection whose answer has been on its way for
+// longest, of this client or, if none is given, of the one with most requests
+// among those that have one. It is nil if none has been for too long.
+func (l *limiter) slowestLocked(of netip.Addr) *conn {
+	now := time.Now()
+	if now.Sub(l.looked) < lookInterval {
+		return nil
+	}
+	l.looked = now
+	var slowest *request
+	for r := range l.running {
+		if r.since.IsZero() || now.Sub(r.since) < sendPatience || r.conn.gone || of.IsValid() && r.conn.key != of {
+			continue
+		}
+		if slowest == nil || cmp.Or(cmp.Compare(l.requests[slowest.conn.key], l.requests[r.conn.key]), r.since.Compare(slowest.since)) < 0 {
+			slowest = r
+		}
+	}
+	if slowest == nil {
+		return nil
+	}
+	return slowest.conn
+}
+
+// begin and end enclose the run of a handler; begin returns nil if it may not
+// run.
+func (c *conn) begin() *request {
 	l := c.limiter
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.running >= l.total || l.requests[c.key] >= l.share {
-		return false
+	var victim *conn
+	full := true
+	switch {
+	case l.requests[c.key] >= l.share:
+		victim = l.slowestLocked(c.key)
+	case len(l.running) >= l.total:
+		victim = l.slowestLocked(netip.Addr{})
+	default:
+		full = false
 	}
-	l.running++
+	if full && victim == nil {
+		l.mu.Unlock()
+		return nil
+	}
+	r := &request{conn: c}
+	l.running[r] = struct{}{}
 	l.requests[c.key]++
 	c.busy++
 	if c.place != nil {
 		l.clients[c.key].waiting.Remove(c.place)
 		c.place = nil
 	}
-	return true
+	l.mu.Unlock()
+	if victim != nil { // its requests end with it
+		l.metrics.connectionsClosed.WithLabelValues("slow").Inc()
+		_ = victim.Close()
+	}
+	return r
 }
 
-func (c *conn) end() {
+func (r *request) end() {
+	c := r.conn
 	l := c.limiter
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.running--
+	delete(l.running, r)
 	if l.requests[c.key]--; l.requests[c.key] == 0 {
 		delete(l.requests, c.key)
 	}
@@ -226,6 +295,44 @@ func (c *conn) end() {
 		c.place = l.clients[c.key].waiting.PushBack(c)
 	}
 }
+
+// sending notes when the answer begins to be sent.
+func (r *request) sending() {
+	r.conn.limiter.mu.Lock()
+	defer r.conn.limiter.mu.Unlock()
+	if r.since.IsZero() {
+		r.since = time.Now()
+	}
+}
+
+// sender is a http.ResponseWriter that notes when it is used first.
+type sender struct {
+	http.ResponseWriter
+	request *request
+	begun   bool
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (s *sender) WriteHeader(code int) {
+	s.begin()
+	s.ResponseWriter.WriteHeader(code)
+}
+
+// Write implements http.ResponseWriter.
+func (s *sender) Write(b []byte) (int, error) {
+	s.begin()
+	return s.ResponseWriter.Write(b)
+}
+
+func (s *sender) begin() {
+	if !s.begun {
+		s.begun = true
+		s.request.sending()
+	}
+}
+
+// Unwrap is for http.ResponseController.
+func (s *sender) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 type connKey struct{}
 
@@ -248,16 +355,22 @@ func countBusy(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		dropBody(r)
 		if c, ok := r.Context().Value(connKey{}).(*conn); ok {
-			if !c.begin() {
+			running := c.begin()
+			if running == nil {
 				c.limiter.metrics.requestsRefused.Inc()
 				w.Header().Set("Retry-After", "1")
 				w.Header().Set("Content-Length", "0")
 				w.WriteHeader(http.StatusServiceUnavailable)
 				return
 			}
-			defer c.end()
+			defer running.end()
+			w = &sender{ResponseWriter: w, request: running}
 		}
 		next.ServeHTTP(w, r)
+		if r.ProtoMajor >= 2 {
+			// Else the server would wait for the client after this, uncounted.
+			_ = http.NewResponseController(w).Flush()
+		}
 	})
 }
 

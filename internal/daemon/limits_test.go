@@ -133,12 +133,13 @@ func TestClosedConnectionsAreCountedOut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			var running *request
 			if i%2 == 0 {
-				c.(*conn).begin()
+				running = c.(*conn).begin()
 			}
 			_, _ = c.Close(), c.Close()
-			if i%2 == 0 {
-				c.(*conn).end()
+			if running != nil {
+				running.end()
 			}
 		}
 		if l.n != 0 || len(l.clients) != 0 {
@@ -371,8 +372,8 @@ func TestRequestsAreBounded(t *testing.T) {
 	_ = one.Close()
 	close(release)
 	wg.Wait()
-	if l.running != 0 || len(l.requests) != 0 {
-		t.Errorf("%d requests are counted, of %v", l.running, l.requests)
+	if len(l.running) != 0 || len(l.requests) != 0 {
+		t.Errorf("%d requests are counted, of %v", len(l.running), l.requests)
 	}
 	_, _ = other.Close(), third.Close()
 }
@@ -413,4 +414,93 @@ func TestUnwantedBodiesAreDropped(t *testing.T) {
 			t.Errorf("%s %s by HTTP/%d: dropped %v, want %v", test.method, test.path, test.proto, got, test.want)
 		}
 	}
+}
+
+// A client that takes no answers holds connections until others want them: then
+// those that have been stuck for too long make room, of the client that has most.
+func TestStuckAnswersMakeRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ln := serve(t, 4, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = w.Write(make([]byte, 1<<20))
+		}))
+		stuck := func(ip string) *peer {
+			c := ln.dial(t, ip)
+			c.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			synctest.Wait() // a pipe takes nothing that is not read
+			return c
+		}
+		small := stuck("192.0.2.1")
+		first, second := stuck("192.0.2.2"), stuck("192.0.2.2")
+		last := stuck("192.0.2.3")
+		ln.dial(t, "192.0.2.9").wantClosed() // none is stuck for long
+		time.Sleep(sendPatience)
+		synctest.Wait()
+		if got := ln.dial(t, "192.0.2.9").get("/"); got != 200 {
+			t.Errorf("status %d", got)
+		}
+		if _, err := io.Copy(io.Discard, first.r); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			t.Error(err)
+		}
+		for name, c := range map[string]*peer{"small": small, "second": second, "last": last} {
+			if got := c.status(); got != 200 {
+				t.Errorf("%s: status %d", name, got)
+			}
+		}
+	})
+}
+
+// An HTTP/2 answer counts until the client has taken it, however short it is, and
+// a client that takes none makes room.
+func TestStreamsThatNobodyReads(t *testing.T) {
+	t.Parallel()
+	l := newLimiter(newPipes(), 2, 2, newMetrics(nil, ""))
+	server, client := net.Pipe()
+	defer client.Close()
+	c := &conn{Conn: server, limiter: l, key: netip.MustParseAddr("192.0.2.1")}
+	l.admit(c)
+	flushing, taken := make(chan struct{}), make(chan struct{})
+	h := countBusy(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "short") }))
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			r := httptest.NewRequest("GET", "/", nil).WithContext(context.WithValue(t.Context(), connKey{}, c))
+			r.ProtoMajor = 2
+			h.ServeHTTP(slowFlush{httptest.NewRecorder(), flushing, taken}, r)
+		})
+		<-flushing
+	}
+	if c.begin() != nil {
+		t.Error("a third request runs beside two whose answers nobody has taken")
+	}
+	l.mu.Lock()
+	for r := range l.running {
+		r.since = time.Now().Add(-2 * sendPatience)
+	}
+	l.looked = time.Time{}
+	l.mu.Unlock()
+	r := c.begin()
+	if r == nil {
+		t.Error("a request finds no room though answers are stuck")
+	} else {
+		r.end()
+	}
+	if !c.gone {
+		t.Error("the connection with stuck answers is open")
+	}
+	close(taken)
+	wg.Wait()
+}
+
+// slowFlush is a response whose client takes nothing until it is let go.
+type slowFlush struct {
+	*httptest.ResponseRecorder
+	flushing chan<- struct{}
+	taken    <-chan struct{}
+}
+
+func (s slowFlush) FlushError() error {
+	s.flushing <- struct{}{}
+	<-s.taken
+	return nil
 }

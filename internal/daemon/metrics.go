@@ -34,7 +34,7 @@ func newMetrics(reg prometheus.Registerer, version string) *metrics {
 		}),
 		connectionsClosed: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "kiln_daemon_connections_closed_total",
-			Help: "Connections closed at a bound: waiting ones that made room, and refused ones.",
+			Help: "Connections closed at a bound: waiting and slow ones that made room, and refused ones.",
 		}, []string{"kind"}),
 		requestsRefused: f.NewCounter(prometheus.CounterOpts{
 			Name: "kiln_daemon_requests_refused_total",
@@ -53,7 +53,7 @@ func newMetrics(reg prometheus.Registerer, version string) *metrics {
 			Help: "NotAfter of the TLS certificate in files, in seconds since 1970; 0 without one.",
 		}),
 	}
-	for _, kind := range []string{"waiting", "refused"} {
+	for _, kind := range []string{"waiting", "slow", "refused"} {
 		m.connectionsClosed.WithLabelValues(kind)
 	}
 	return m
