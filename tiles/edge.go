@@ -41,9 +41,10 @@ func (e *Edge) clone() *Edge {
 	for l := range c.hashes {
 		c.hashes[l] = slices.Clone(e.hashes[l])
 	}
-	c.data = slices.Clone(e.data)
-	c.digests = slices.Clone(e.digests)
-	c.names = slices.Clone(e.names)
+	// These only ever grow, and who appends to a clipped slice copies it.
+	c.data = slices.Clip(e.data)
+	c.digests = slices.Clip(e.digests)
+	c.names = slices.Clip(e.names)
 	return &c
 }
 
@@ -101,7 +102,10 @@ func (e *Edge) Append(entries []*entry.Pending, timestampMillis int64) (*Edge, [
 		return nil, nil, fmt.Errorf("append entries: timestamp %d is negative", timestampMillis)
 	}
 	b := builder{edge: e.clone()}
-	for _, p := range entries {
+	for i, p := range entries {
+		if i == 0 || b.edge.size%Width == 0 {
+			b.makeRoom(entries[i:])
+		}
 		if err := b.add(p, timestampMillis); err != nil {
 			return nil, nil, err
 		}
@@ -124,6 +128,17 @@ type builder struct {
 type tileBody struct {
 	tile tlog.Tile
 	body []byte // not compressed
+}
+
+// makeRoom makes room for the entries that the current data tile will take: to
+// grow entry by entry would copy a tile of large ones many times.
+func (b *builder) makeRoom(entries []*entry.Pending) {
+	const overhead = 64 // of a TileLeaf, besides what Size counts; more is only slower
+	size := 0
+	for _, p := range entries[:min(int64(len(entries)), Width-b.edge.size%Width)] {
+		size += p.Size() + overhead
+	}
+	b.edge.data = slices.Grow(b.edge.data, size)
 }
 
 func (b *builder) add(p *entry.Pending, timestampMillis int64) error {

@@ -34,6 +34,9 @@ const gzipLevel = 5
 // time, no hint of the level, unknown system (RFC 1952 section 2.3).
 const memberHeader = "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 
+// largeTile is more than a tile of certificates in use has.
+const largeTile = 4 << 20
+
 const (
 	flagsAt       = 3
 	reservedFlags = 0xe0
@@ -45,7 +48,11 @@ type compressor struct{ pool sync.Pool }
 
 // compress returns data as one gzip member without name or time.
 func (c *compressor) compress(data []byte) ([]byte, error) {
-	buf := bytes.NewBuffer(make([]byte, 0, len(data)/2+64))
+	size := len(data)/2 + 64
+	if len(data) > largeTile {
+		size = len(data) + len(data)/1024 + 64 // at once: to grow is to copy
+	}
+	buf := bytes.NewBuffer(make([]byte, 0, size))
 	w, ok := c.pool.Get().(*gzip.Writer)
 	if !ok {
 		var err error

@@ -191,39 +191,54 @@ type leaf struct {
 	placement entry.Placement
 }
 
-// parseDataTile decodes a data tile as it is stored, with decoders that are not
-// the encoders of this package, and compares each entry with its leaf hash and
-// its index (MON-15).
+// parseDataTile returns the entries of a data tile, as [walkDataTile] finds them.
 func parseDataTile(t tlog.Tile, body []byte, want []tlog.Hash) ([]leaf, error) {
+	leaves := make([]leaf, 0, t.W)
+	err := walkDataTile(t, body, want, func(l leaf) error {
+		leaves = append(leaves, l)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return leaves, nil
+}
+
+// walkDataTile decodes a data tile as it is stored, with decoders that are not
+// the encoders of this package, and compares each entry with its leaf hash and
+// its index (MON-15). It calls each for one entry after the other, so that they
+// need not all be in memory, and returns its first error.
+func walkDataTile(t tlog.Tile, body []byte, want []tlog.Hash, each func(leaf) error) error {
 	corrupt := func(format string, args ...any) error {
 		return &CorruptError{Path: Path(t), Detail: fmt.Sprintf(format, args...)}
 	}
 	rest, err := GunzipTile(t, body)
 	if err != nil {
-		return nil, corrupt("%v", err)
+		return corrupt("%v", err)
 	}
-	leaves := make([]leaf, 0, t.W)
 	for i := range t.W {
 		var e *sunlight.LogEntry
 		if e, rest, err = sunlight.ReadTileLeaf(rest); err != nil {
-			return nil, corrupt("entry %d: %v", i, err)
+			return corrupt("entry %d: %v", i, err)
 		}
 		if index := t.N*Width + int64(i); e.LeafIndex != index {
-			return nil, corrupt("entry %d says it is at index %d, want %d", i, e.LeafIndex, index)
+			return corrupt("entry %d says it is at index %d, want %d", i, e.LeafIndex, index)
 		}
 		if got := tlog.RecordHash(e.MerkleTreeLeaf()); got != want[i] {
-			return nil, corrupt("entry %d (index %d) has leaf hash %v, the hash tile says %v", i, e.LeafIndex, got, want[i])
+			return corrupt("entry %d (index %d) has leaf hash %v, the hash tile says %v", i, e.LeafIndex, got, want[i])
 		}
 		p, err := pendingOf(e)
 		if err != nil {
-			return nil, corrupt("entry %d: %v", i, err)
+			return corrupt("entry %d: %v", i, err)
 		}
-		leaves = append(leaves, leaf{p, entry.Placement{Index: e.LeafIndex, TimestampMillis: e.Timestamp}})
+		if err := each(leaf{p, entry.Placement{Index: e.LeafIndex, TimestampMillis: e.Timestamp}}); err != nil {
+			return err
+		}
 	}
 	if len(rest) != 0 {
-		return nil, corrupt("%d bytes after entry %d", len(rest), t.W-1)
+		return corrupt("%d bytes after entry %d", len(rest), t.W-1)
 	}
-	return leaves, nil
+	return nil
 }
 
 func pendingOf(e *sunlight.LogEntry) (*entry.Pending, error) {

@@ -189,14 +189,14 @@ func (v *verifier) checkEntries([]storage.Object) error {
 			}
 		case LevelData:
 			start := t.N*Width - first
-			leaves, err := parseDataTile(t, body, v.leaves[start:start+int64(t.W)])
-			if err != nil {
-				return err
-			}
-			for _, l := range leaves {
+			err := walkDataTile(t, body, v.leaves[start:start+int64(t.W)], func(l leaf) error {
 				if err := v.checkEntry(l); err != nil {
 					return fmt.Errorf("%s: %w", Path(t), err)
 				}
+				return nil
+			})
+			if err != nil {
+				return err
 			}
 		}
 	}
