@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"kiln/entry"
@@ -45,6 +46,10 @@ func (s *Sequencer) loop(state *loaded) {
 	for s.await(began, state, retry) {
 		began = time.Now()
 		requests, err := s.step(&state)
+		if s.collect {
+			s.collect = false
+			runtime.GC()
+		}
 		if err == nil {
 			retry = reloadFirst
 			continue

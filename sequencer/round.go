@@ -32,6 +32,10 @@ const (
 	clockPatience = 20 * time.Millisecond
 	loadPatience  = time.Second
 
+	// largeRound is more bytes than a round has that is not full of entries larger
+	// than any in use.
+	largeRound = 16 << 20
+
 	checkpointPath = "checkpoint"
 )
 
@@ -67,7 +71,9 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 		l.answer(p, 0) // every entry has its place already, and it is published
 		return nil
 	}
+	var bundle []byte
 	defer func() {
+		l.s.collect = len(bundle) > largeRound
 		if err != nil {
 			l.s.metrics.rounds.WithLabelValues("failed").Inc()
 		}
@@ -82,7 +88,6 @@ func (l *loaded) round(ctx context.Context, requests []*request) (err error) {
 	defer done()
 	looked := l.lookBack(looking)
 
-	var bundle []byte
 	var objects []storage.Object
 	if len(p.entries) > 0 {
 		if bundle, objects, err = l.build(&next, p.entries, timestamp); err != nil {

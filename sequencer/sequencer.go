@@ -107,6 +107,11 @@ type Sequencer struct {
 	staged []string // bundles that may be left over; of the loop, or of Open before
 	blind  bool     // the last look back saw nothing; as staged
 
+	// collect says that the last round was large; of the loop. What it leaves is
+	// several times its bundle, and the next round would be free to make as much
+	// again beside it before the collector looks.
+	collect bool
+
 	// dropping holds a token while bundles are being removed, looking while what
 	// is published is being read back.
 	dropping, looking chan struct{}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"slices"
 )
 
 // tbs is a TBSCertificate whose parts can be replaced by any bytes.
@@ -46,16 +47,25 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// nested is a DER sequence in a sequence in a sequence.
+// nested is a DER sequence in a sequence in a sequence, of at most 120 KiB.
 func nested(depth int) []byte {
-	var b []byte
-	for range depth {
-		b = must(asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: b}))
-		if len(b) > 120<<10 {
-			break
+	var heads [][]byte
+	length := 0
+	for ; depth > 0 && length < 120<<10; depth-- {
+		head := []byte{0x30, byte(length)}
+		switch {
+		case length >= 1<<16:
+			head = []byte{0x30, 0x83, byte(length >> 16), byte(length >> 8), byte(length)}
+		case length >= 1<<8:
+			head = []byte{0x30, 0x82, byte(length >> 8), byte(length)}
+		case length >= 1<<7:
+			head = []byte{0x30, 0x81, byte(length)}
 		}
+		heads = append(heads, head)
+		length += len(head)
 	}
-	return b
+	slices.Reverse(heads)
+	return slices.Concat(heads...)
 }
 
 // element is one DER element.

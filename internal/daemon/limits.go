@@ -23,7 +23,7 @@ import (
 // and only when none waits is the new one turned away. So any number of idle
 // or trickling connections cannot shut anybody out, and a request that is
 // being worked on is never cut. One whose answer has been on its way for longer
-// than sendPatience counts as waiting, for a client that takes nothing.
+// than a while counts as waiting, for a client that takes nothing.
 //
 // HTTP/2 runs many requests on one connection, so requests have the same bounds
 // as connections have. At a bound, a connection with such an answer makes room,
@@ -39,16 +39,21 @@ type limiter struct {
 	n       int // connections handed out and not closed
 	clients map[netip.Addr]*client
 
-	// A connection may end before its requests.
+	// A connection may end before its requests: these count no more, since they
+	// end soon or are bounded where they wait.
 	running  map[*request]struct{}
-	requests map[netip.Addr]int // of those running, by client
+	active   int                // of those running on open connections
+	requests map[netip.Addr]int // of these, by client
 	looked   time.Time          // when slow answers were last looked for
 }
 
 const (
 	// sendPatience is how long an answer may be on its way before its connection
-	// makes room for others.
-	sendPatience = 5 * time.Second
+	// makes room for others, crowdPatience the same for a client that has more
+	// than crowd requests running.
+	sendPatience  = 5 * time.Second
+	crowdPatience = 250 * time.Millisecond
+	crowd         = 8
 
 	// lookInterval keeps looking for slow answers cheap under a flood.
 	lookInterval = 10 * time.Millisecond
@@ -161,6 +166,7 @@ func (l *limiter) removeLocked(c *conn) {
 		return
 	}
 	c.gone = true
+	l.countLocked(c.key, -c.busy)
 	holder := l.clients[c.key]
 	if c.place != nil {
 		holder.waiting.Remove(c.place)
@@ -234,7 +240,11 @@ func (l *limiter) slowestLocked(of netip.Addr) *conn {
 	l.looked = now
 	var slowest *request
 	for r := range l.running {
-		if r.since.IsZero() || now.Sub(r.since) < sendPatience || r.conn.gone || of.IsValid() && r.conn.key != of {
+		patience := sendPatience
+		if l.requests[r.conn.key] > crowd {
+			patience = crowdPatience
+		}
+		if r.since.IsZero() || now.Sub(r.since) < patience || r.conn.gone || of.IsValid() && r.conn.key != of {
 			continue
 		}
 		if slowest == nil || cmp.Or(cmp.Compare(l.requests[slowest.conn.key], l.requests[r.conn.key]), r.since.Compare(slowest.since)) < 0 {
@@ -257,7 +267,7 @@ func (c *conn) begin() *request {
 	switch {
 	case l.requests[c.key] >= l.share:
 		victim = l.slowestLocked(c.key)
-	case len(l.running) >= l.total:
+	case l.active >= l.total:
 		victim = l.slowestLocked(netip.Addr{})
 	default:
 		full = false
@@ -268,7 +278,9 @@ func (c *conn) begin() *request {
 	}
 	r := &request{conn: c}
 	l.running[r] = struct{}{}
-	l.requests[c.key]++
+	if !c.gone {
+		l.countLocked(c.key, 1)
+	}
 	c.busy++
 	if c.place != nil {
 		l.clients[c.key].waiting.Remove(c.place)
@@ -288,11 +300,19 @@ func (r *request) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.running, r)
-	if l.requests[c.key]--; l.requests[c.key] == 0 {
-		delete(l.requests, c.key)
+	if !c.gone {
+		l.countLocked(c.key, -1)
 	}
 	if c.busy--; c.busy == 0 && !c.gone {
 		c.place = l.clients[c.key].waiting.PushBack(c)
+	}
+}
+
+// countLocked adds n active requests of a client.
+func (l *limiter) countLocked(key netip.Addr, n int) {
+	l.active += n
+	if l.requests[key] += n; l.requests[key] == 0 {
+		delete(l.requests, key)
 	}
 }
 

@@ -372,7 +372,7 @@ func TestRequestsAreBounded(t *testing.T) {
 	_ = one.Close()
 	close(release)
 	wg.Wait()
-	if len(l.running) != 0 || len(l.requests) != 0 {
+	if len(l.running) != 0 || len(l.requests) != 0 || l.active != 0 {
 		t.Errorf("%d requests are counted, of %v", len(l.running), l.requests)
 	}
 	_, _ = other.Close(), third.Close()

@@ -23,7 +23,11 @@ const (
 	writeTimeout      = 60 * time.Second // for handling and the whole response
 	idleTimeout       = 120 * time.Second
 	maxHeaderBytes    = 16 << 10 // beyond, with some slack of net/http: 431
-	maxStreams        = 100      // requests at a time on one HTTP/2 connection
+
+	// maxStreams bounds the requests at a time on one HTTP/2 connection. Each has
+	// some 20 KiB before a handler can refuse it, so that the 100 of RFC 9113 are
+	// too many for some thousand connections. Clients open more connections.
+	maxStreams = 32
 
 	// What an HTTP/2 connection and a request on it may send ahead of being read.
 	connectionWindow = 256 << 10
