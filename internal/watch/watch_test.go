@@ -22,7 +22,7 @@ import (
 )
 
 // withinPolls is how many polls there are in 30 s.
-const withinPolls = 6
+const withinPolls = int(30 * time.Second / watch.DefaultInterval)
 
 // A sound log that grows, idles and fills tiles is well at every poll, and each
 // entry is hashed.
