@@ -405,6 +405,18 @@ func TestPlantedFaults(t *testing.T) {
 	}
 }
 
+// TestAnsweredSCTsAreLookedFor has clients submit, and nobody else say what was
+// answered: each of the first SCTs is looked for in the tree.
+func TestAnsweredSCTsAreLookedFor(t *testing.T) {
+	t.Parallel()
+	w := newWatched(t, 16)
+	checked := `kiln_watch_scts_checked_total{log="one"}`
+	w.until("looked for", func() bool { return w.count(checked) >= 16 })
+	if other := w.metric(`kiln_watch_scts_checked_total{log="two"}`); other != "0" {
+		t.Errorf("the other log has looked for %s", other)
+	}
+}
+
 // accepts submits a chain, whatever this machine's clock says to the SCT.
 func (w *watched) accepts(i int) error {
 	w.t.Helper()
