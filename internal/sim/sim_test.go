@@ -16,9 +16,9 @@ import (
 )
 
 var (
-	seedCount = flag.Int("sim.seeds", 2000, "how many worlds TestSim runs; from 2000 on it checks that they saw every fault")
+	seedCount = flag.Int("sim.seeds", defaultSeeds, "how many worlds TestSim runs; from 2000 on it checks that they saw every fault")
 	firstSeed = flag.Uint64("sim.seed", 1, "the seed of the first of them")
-	replays   = flag.Int("sim.replays", 200, "how many worlds TestReplay runs twice")
+	replays   = flag.Int("sim.replays", defaultReplays, "how many worlds TestReplay runs twice")
 	verbose   = flag.Bool("sim.v", false, "print the whole history of each world, and what its nodes say")
 )
 
