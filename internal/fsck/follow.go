@@ -20,6 +20,9 @@ const FromNow = -1
 // Follower checks a log again and again: what was added since the last time, the
 // right edge, and what it is told to look at again. All that it believes is in its
 // memory, which outlives it if the caller keeps it. It is for one goroutine.
+//
+// Names tiles it leaves to [Run]: nothing that is signed vouches for them, and what
+// two programs read out of an odd certificate is no reason to stop a log.
 type Follower struct {
 	source  Source
 	opts    Options
@@ -29,10 +32,9 @@ type Follower struct {
 	older   *issuers // of entries that are looked at again
 
 	// What the last pass has proved.
-	head  checkpoint.Checkpoint
-	edge  spine
-	mmd   time.Duration // that the log declares
-	names bool          // it has names tiles
+	head checkpoint.Checkpoint
+	edge spine
+	mmd  time.Duration // that the log declares
 }
 
 // NewFollower returns a follower with the memory of an earlier one on the same
@@ -106,7 +108,7 @@ func (f *Follower) Forget() { f.issuers, f.older = new(issuers), new(issuers) }
 func (f *Follower) checker() (*checker, error) {
 	c := newChecker(f.source, f.opts)
 	c.following, c.from, c.state, c.issuers = true, f.from, f.state, f.issuers
-	c.checkpoint, c.tree, c.edge, c.names = f.head, f.head.Tree, f.edge, f.names
+	c.checkpoint, c.tree, c.edge = f.head, f.head.Tree, f.edge
 	c.state.Conflicts = slices.Clip(c.state.Conflicts)
 	if f.mmd > 0 {
 		c.mmd = f.mmd
@@ -128,12 +130,11 @@ func (f *Follower) Pass(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	c.edge = spine{}
-	c.names = false
 	err = c.guarded(ctx, c.run)
 	f.opts.Origin, f.opts.SPKI = c.opts.Origin, c.opts.SPKI
 	f.state = c.state
 	if err == nil {
-		f.head, f.edge, f.names = c.checkpoint, c.edge, c.names
+		f.head, f.edge = c.checkpoint, c.edge
 	}
 	f.mmd = c.mmd
 	return &c.report, err
@@ -191,8 +192,8 @@ func settled(err error) error {
 // Older returns how many full data tiles [Follower.Tile] can check.
 func (f *Follower) Older() int64 { return f.head.Tree.N / tiles.Width }
 
-// Tile checks a full data tile again, with its names tile, the hash tiles from it
-// up to the right edge, and its issuers. It has to be below [Follower.Older].
+// Tile checks a full data tile again, with the hash tiles from it up to the right
+// edge, and its issuers. It has to be below [Follower.Older].
 func (f *Follower) Tile(ctx context.Context, n int64) error {
 	if n < 0 || n >= f.Older() {
 		return fmt.Errorf("data tile %d is not one of the %d full ones", n, f.Older())

@@ -152,9 +152,11 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.remember(); err != nil {
 		return err
 	}
-	for _, step := range []func(context.Context) error{
-		c.readCheckpoint, c.checkSigned, c.readEdge, c.checkConsistency, c.resume, c.findNames,
-	} {
+	steps := []func(context.Context) error{c.readCheckpoint, c.checkSigned, c.readEdge, c.checkConsistency, c.resume}
+	if !c.following {
+		steps = append(steps, c.findNames)
+	}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return err
 		}

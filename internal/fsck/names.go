@@ -5,11 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	encodingasn1 "encoding/asn1"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"kiln/tiles"
@@ -18,6 +21,14 @@ import (
 // maxLine bounds a line of a names tile: the names of a certificate of the
 // longest length there is, in JSON.
 const maxLine = 48 << 20
+
+var oidAlternativeNames = encodingasn1.ObjectIdentifier{2, 5, 29, 17}
+
+// Tags of alternative names (RFC 5280 section 4.2.1.6).
+var (
+	tagDNS = asn1.Tag(2).ContextSpecific()
+	tagIP  = asn1.Tag(7).ContextSpecific()
+)
 
 // certNames are the names of a certificate that a names tile repeats.
 type certNames struct {
@@ -53,7 +64,7 @@ func sumNames(l *leaf) nameSum {
 	s := nameSum{timestamp: l.timestamp}
 	// Logs read more than this parser does. What it reads, all read alike.
 	cert, err := x509.ParseCertificate(der)
-	if err != nil {
+	if err != nil || oddNames(cert) {
 		return s
 	}
 	n := certNames{CommonName: cert.Subject.CommonName, DNS: cert.DNSNames}
@@ -63,6 +74,35 @@ func sumNames(l *leaf) nameSum {
 	s.readable = true
 	s.sum, s.text = n.sum()
 	return s
+}
+
+// oddNames reports whether a certificate has alternative names that some parsers
+// take for a DNS name or an IP address and others pass over: of the right number,
+// but of another class, or constructed.
+func oddNames(cert *x509.Certificate) bool {
+	for _, e := range cert.Extensions {
+		if !e.Id.Equal(oidAlternativeNames) {
+			continue
+		}
+		list := cryptobyte.String(e.Value)
+		if !list.ReadASN1(&list, asn1.SEQUENCE) {
+			return true
+		}
+		for !list.Empty() {
+			var name cryptobyte.String
+			var tag asn1.Tag
+			if !list.ReadAnyASN1(&name, &tag) {
+				return true
+			}
+			const number = 0x1f
+			for _, usual := range []asn1.Tag{tagDNS, tagIP} {
+				if tag&number == usual&number && tag != usual {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // findNames finds out whether the log has names tiles, by its first and its last

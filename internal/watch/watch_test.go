@@ -2,6 +2,7 @@ package watch_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -238,6 +239,59 @@ func TestPlantedInAStrangersLog(t *testing.T) {
 			f.do(w)
 			f.check(t, w, withinPolls)
 		})
+	}
+}
+
+// onceWrong is a source of which one read of an object gave a flipped bit.
+type onceWrong struct {
+	*objects
+	path string
+	done atomic.Bool
+}
+
+func (o *onceWrong) Open(ctx context.Context, path string) (*fsck.Object, error) {
+	if path == o.path && o.done.CompareAndSwap(false, true) {
+		b, _ := o.get(path)
+		return &fsck.Object{Body: io.NopCloser(bytes.NewReader(flip(32 * 7)(bytes.Clone(b)))), Encoding: fsck.EncodingPlain}, nil
+	}
+	return o.objects.Open(ctx, path)
+}
+
+// One bad read of the log's own storage is no proof, and stops nothing.
+func TestOneBadRead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 600)
+	once := &onceWrong{objects: w.store, path: "tile/0/002.p/88"}
+	w.conf.Storage = once
+	w.watch()
+	w.poll(2 * wholeEvery)
+	if !once.done.Load() {
+		t.Fatal("the object was not read")
+	}
+	w.fine()
+}
+
+// Names tiles are a convenience that nothing vouches for: what is wrong with them
+// is for kiln fsck to say, and stops no log.
+func TestNamesTiles(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 0)
+	w.edge = tiles.NewEdge(true)
+	w.conf.Storage = w.store
+	w.grow(600)
+	w.watch()
+	w.poll(1)
+	for _, path := range []string{"tile/names/000", "tile/names/002.p/88"} {
+		if _, ok := w.store.get(path); !ok {
+			t.Fatalf("the log has no %s", path)
+		}
+		w.store.put(path, zip([]byte("{}\n")))
+	}
+	w.grow(30)
+	w.poll(2*6 + 1) // the sweep, too
+	w.fine()
+	if s := w.w.Status(); s.Sweeps == 0 && s.Swept < 2 {
+		t.Errorf("the sweep has looked at %d tiles", s.Swept)
 	}
 }
 
