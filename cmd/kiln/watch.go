@@ -95,7 +95,7 @@ func (f *watchFlags) run(ctx context.Context, e *env, args []string) error {
 	w, err := watch.New(watch.Config{
 		URL: args[0], Agent: agentOf("watch", f.contact), Origin: f.origin, SPKI: spki, State: f.state, From: from,
 		Interval: f.interval, MaxAge: f.maxAge, Patient: true, Now: e.now,
-		Logger: slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), Progress: out.progress, Events: out.event,
+		Logger: slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), Progress: out.progress, Events: out.event, Quiet: true,
 	})
 	if err != nil {
 		return err

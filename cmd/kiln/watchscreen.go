@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -86,19 +87,16 @@ func (s *watchScreen) follow(w *watch.Watcher) (stop func()) {
 func (s *watchScreen) draw(st watch.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	width, _, err := term.GetSize(int(s.out.Fd()))
-	if err != nil || width < 20 {
-		width = 80
+	width, height, err := term.GetSize(int(s.out.Fd()))
+	if err != nil || width < 30 || height < 2 {
+		width, height = 80, 24
 	}
-	lines := s.linesLocked(st)
+	lines := s.linesLocked(st, width-1, height-1)
 	var b strings.Builder
 	if s.drawn > 0 {
 		fmt.Fprintf(&b, "\x1b[%dA", s.drawn)
 	}
 	for _, line := range lines {
-		if r := []rune(line); len(r) > width-1 {
-			line = string(r[:width-1])
-		}
 		b.WriteString("\r\x1b[K" + line + "\n")
 	}
 	b.WriteString("\x1b[J")
@@ -106,7 +104,55 @@ func (s *watchScreen) draw(st watch.Status) {
 	_, _ = s.out.WriteString(b.String()) // the terminal is gone: nobody looks
 }
 
-func (s *watchScreen) linesLocked(st watch.Status) []string {
+// indent is where the second and later lines of one thing begin.
+const indent = "         "
+
+// wrapped breaks a line where it does not fit: what differed has to be seen whole.
+func wrapped(line string, width int) (lines []string) {
+	r := []rune(line)
+	for len(r) > width {
+		at := width
+		for i := width; i > max(width/2, len(indent)); i-- {
+			if r[i] == ' ' {
+				at = i
+				break
+			}
+		}
+		lines = append(lines, strings.TrimRight(string(r[:at]), " "))
+		r = append([]rune(indent), []rune(strings.TrimLeft(string(r[at:]), " "))...)
+	}
+	return append(lines, string(r))
+}
+
+// linesLocked is what is shown, with as many of the newest events as fit.
+func (s *watchScreen) linesLocked(st watch.Status, width, height int) []string {
+	var head, events []string
+	for _, line := range s.headLocked(st) {
+		head = append(head, wrapped(line, width)...)
+	}
+	for _, ev := range slices.Backward(s.events) {
+		more := wrapped(onScreen(ev), width)
+		if len(events) > 0 && len(head)+len(events)+len(more) > height {
+			break
+		}
+		events = append(more, events...)
+	}
+	lines := append(head, events...)
+	return lines[:min(len(lines), max(height, 1))]
+}
+
+// onScreen is an event without its day and what the head shows.
+func onScreen(ev watch.Event) string {
+	at := ev.Time.Format(time.TimeOnly)
+	if ev.Event == "begun" {
+		return fmt.Sprintf("%s begun: size %d, root %.16s…", at, ev.TreeSize, ev.RootHash)
+	}
+	_, text, _ := strings.Cut(sayEvent(ev), " ")
+	return at + " " + text
+}
+
+// headLocked says how the log does now.
+func (s *watchScreen) headLocked(st watch.Status) []string {
 	now := s.now()
 	c := st.Checkpoint
 	lines := []string{"log      " + s.url}
@@ -119,16 +165,22 @@ func (s *watchScreen) linesLocked(st watch.Status) []string {
 			fmt.Sprintf("size     %d%s", c.Tree.N, s.growthLocked(now, c.Tree.N)),
 			fmt.Sprintf("age      %v, of %s", now.Sub(at).Round(time.Second), at.UTC().Format(time.RFC3339)))
 	}
-	lines = append(lines, fmt.Sprintf("checked  %d entries anew; sweep %d of %d older tiles, %d times over all",
-		st.Entries, st.Swept-st.Sweeps*st.Tiles, st.Tiles, st.Sweeps))
+	lines = append(lines, fmt.Sprintf("checked  %d hashes of entries%s", st.Entries, sweepOf(st)))
 	if s.total > 0 && s.done < s.total {
 		lines = append(lines, fmt.Sprintf("now      %s, %d of %d", s.what, s.done, s.total))
 	}
-	lines = append(lines, "state    "+stateOf(st, now), "")
-	for _, ev := range s.events {
-		lines = append(lines, sayEvent(ev))
+	return append(lines, "state    "+stateOf(st, now), "")
+}
+
+// sweepOf says how far the sweep over older tiles is.
+func sweepOf(st watch.Status) string {
+	switch {
+	case st.Tiles == 0:
+		return ""
+	case st.Sweeps == 0:
+		return fmt.Sprintf(", %d of %d older tiles", min(st.Swept, st.Tiles), st.Tiles)
 	}
-	return lines
+	return fmt.Sprintf(", all %d older tiles %d times", st.Tiles, st.Sweeps)
 }
 
 // growthLocked says by how much the log has grown lately.

@@ -31,7 +31,7 @@ func (c *checker) identify(ctx context.Context) error {
 	const remedy = "give the log's key with --public-key and its origin with --origin"
 	raw, err := c.small(ctx, "log.v3.json", maxSmall)
 	if absent(err) {
-		return &UnknownError{Path: "log.v3.json", Err: fmt.Errorf("it is not there to say key and origin: %s", remedy)}
+		return &UnknownError{Path: "log.v3.json", Err: fmt.Errorf("it is not there to say key and origin: see whether the URL is the monitoring URL of a log; if it is, %s", remedy)}
 	}
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"syscall"
 	"time"
@@ -47,10 +48,11 @@ var reasons = []string{"dns", "timeout", "connect", "tls", "status", "missing", 
 // teller remembers what was said, so that nothing is said at every poll.
 type teller struct {
 	w        *Watcher
-	unknowns int       // polls in a row
-	toldAt   time.Time // when unknown was said last
-	loud     bool      // it was said as an ERROR
-	fault    string    // that was said last
+	log      *slog.Logger // of what is told as an event
+	unknowns int          // polls in a row
+	toldAt   time.Time    // when unknown was said last
+	loud     bool         // it was said as an ERROR
+	fault    string       // that was said last
 	faultAt  time.Time
 	stale    bool
 }
@@ -77,10 +79,10 @@ func (t *teller) verified(old, c checkpoint.Checkpoint) {
 	w := t.w
 	switch {
 	case !w.begun:
-		w.log.Info("watching the log", "tree_size", c.Tree.N, "timestamp", c.TimestampMillis)
+		t.log.Info("watching the log", "tree_size", c.Tree.N, "timestamp", c.TimestampMillis)
 		w.cfg.Events(w.event("begun"))
 	case old.Tree.N != c.Tree.N:
-		w.log.Debug("verified", "old_tree_size", old.Tree.N, "tree_size", c.Tree.N, "timestamp", c.TimestampMillis)
+		t.log.Debug("verified", "old_tree_size", old.Tree.N, "tree_size", c.Tree.N, "timestamp", c.TimestampMillis)
 		e := w.event("grown")
 		e.OldTreeSize = old.Tree.N
 		w.cfg.Events(e)
@@ -103,7 +105,7 @@ func (w *Watcher) tellFine() {
 		w.update(func(s *Status) { s.Unknown, s.Since = nil, time.Time{} })
 	}
 	if t.unknowns > 0 || was.Fault != "" && w.note == nil {
-		w.log.Info("the log can be watched again, and is well", "tree_size", was.Checkpoint.Tree.N)
+		t.log.Info("the log can be watched again, and is well", "tree_size", was.Checkpoint.Tree.N)
 		w.cfg.Events(w.event("fine"))
 	}
 	t.unknowns, t.loud = 0, false
@@ -135,7 +137,7 @@ func (w *Watcher) tellAge(now time.Time) {
 	}
 	t.stale = stale
 	if !stale {
-		w.log.Info("the checkpoint is fresh again", "timestamp", at.UnixMilli())
+		t.log.Info("the checkpoint is fresh again", "timestamp", at.UnixMilli())
 		w.cfg.Events(w.event("fresh"))
 		return
 	}
@@ -143,7 +145,7 @@ func (w *Watcher) tellAge(now time.Time) {
 	if at.After(now) {
 		detail = fmt.Sprintf("the newest checkpoint is of %s, which is in %v: one of the clocks is wrong", at.UTC().Format(time.RFC3339), at.Sub(now).Round(time.Second))
 	}
-	w.log.Warn("stale: "+staleHint, "path", "checkpoint", "timestamp", at.UnixMilli(), "err", errors.New(detail))
+	t.log.Warn("stale: "+staleHint, "path", "checkpoint", "timestamp", at.UnixMilli(), "err", errors.New(detail))
 	e := w.event("stale")
 	e.Path, e.Detail = "checkpoint", detail
 	w.cfg.Events(e)
@@ -173,9 +175,9 @@ func (w *Watcher) tellUnknown(err error) {
 	t.toldAt = now
 	if tooLong {
 		t.loud = true
-		w.log.Error("the log could not be watched for a long time: nobody would know of a fault", "elapsed", now.Sub(s.Since).Round(time.Second), "err", err)
+		t.log.Error("the log could not be watched for a long time: nobody would know of a fault", "elapsed", now.Sub(s.Since).Round(time.Second), "err", err)
 	} else {
-		w.log.Warn("the log cannot be watched at the moment, which says nothing about it; trying again", "err", err)
+		t.log.Warn("the log cannot be watched at the moment, which says nothing about it; trying again", "err", err)
 	}
 	e := w.event("unknown")
 	e.Detail = err.Error()
@@ -211,7 +213,7 @@ func (w *Watcher) tellFault(f *finding) {
 	t.set(alarmCDN, f.where != inLog)
 	if said := string(f.where) + f.fault.Path; said != t.fault || now.Sub(t.faultAt) >= tellAgain {
 		t.fault, t.faultAt = said, now
-		w.log.Error(advice[f.where], "path", f.fault.Path, "leaf_index", f.fault.Index, "err", errors.New(f.String()))
+		t.log.Error(advice[f.where], "path", f.fault.Path, "leaf_index", f.fault.Index, "err", errors.New(f.String()))
 		e := w.event(map[where]string{inLog: "fault", inCDN: "cdn", inUnsettled: "unsettled"}[f.where])
 		e.Path, e.LeafIndex, e.Got, e.Want, e.Detail = f.fault.Path, f.fault.Index, f.fault.Got, f.fault.Want, f.fault.Detail+" ("+f.how+")"
 		w.cfg.Events(e)

@@ -93,6 +93,8 @@ type Config struct {
 	Progress func(what string, done, total int64)
 	// Events, if not nil, is called by the goroutine that polls.
 	Events func(Event)
+	// Quiet keeps from Logger what Events is told.
+	Quiet bool
 }
 
 func (c Config) withDefaults() Config {
@@ -186,7 +188,10 @@ func New(cfg Config) (*Watcher, error) {
 		cfg: cfg, log: cfg.Logger.With("endpoint", site.String()), secret: sealingKey(cfg.Secret),
 		web: site, fresh: site.freshly(), sample: newSample(cfg.Secret),
 	}
-	w.teller = teller{w: w}
+	w.teller = teller{w: w, log: w.log}
+	if cfg.Quiet {
+		w.teller.log = slog.New(slog.DiscardHandler)
+	}
 	if err := w.restore(); err != nil {
 		return nil, err
 	}
