@@ -3,8 +3,9 @@
 // checkpoint.
 //
 // Invariants of every backend: an object that Create made never changes; what a
-// returned call wrote survives a crash of the process and of the machine; a
-// reader sees an object whole or not at all. [kiln/storage/storagetest] is the
+// returned call wrote survives a crash of the process and of the machine, and is
+// seen by every read that begins after; a reader sees an object whole or not at
+// all. [kiln/storage/storagetest] is the
 // suite that every backend passes.
 //
 // The package never knows tiles, Certificate Transparency, or who reads.

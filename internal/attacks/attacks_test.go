@@ -252,6 +252,9 @@ func (r *result) judge(ctx context.Context, a *arena, at *attack, g *good) {
 	if r.Sent == 0 || float64(r.Accepted) < least*float64(r.Sent) {
 		fault("the good CA got %d SCTs for %d submissions (%s), want %.0f %%", r.Accepted, r.Sent, r.Refused, 100*least)
 	}
+	if r.Reads == 0 {
+		fault("the monitor read nothing (%s)", r.ReadFails)
+	}
 	for _, err := range g.wrong {
 		fault("%v", err)
 	}
