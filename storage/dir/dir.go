@@ -66,6 +66,7 @@ type Bucket struct {
 	open     *os.File // openLock, held shared
 	update   *os.File // updateLock, locked by the holder of updating
 	updating semaphore
+	renewing semaphore // held by the one renew that may wait for updating
 
 	reading semaphore
 	writing semaphore
@@ -106,6 +107,7 @@ func Open(root string, options ...Option) (*Bucket, error) {
 		name:     name,
 		prefix:   rand.Text(),
 		updating: make(semaphore, 1),
+		renewing: make(semaphore, 1),
 		reading:  make(semaphore, DefaultParallelism),
 		writing:  make(semaphore, DefaultParallelism),
 		folders:  map[string]bool{".": true},

@@ -64,8 +64,13 @@ func (b *Bucket) createNew(ctx context.Context, o storage.Object) error {
 // need not be: a sync that failed, in this process or in one that is gone, has
 // lost what it was to write, and a second one has nothing to write and succeeds.
 // So the object is put there once more, byte for byte. Nobody can tell but by the
-// time of the file, and Updates wait meanwhile.
+// time of the file, and Updates wait meanwhile; but only for one, however many
+// there are, as after a start, when no issuer is known to be there.
 func (b *Bucket) renew(ctx context.Context, o storage.Object) error {
+	if err := b.renewing.acquire(ctx); err != nil {
+		return err
+	}
+	defer b.renewing.release()
 	return b.exclusively(ctx, func() error {
 		if err := b.writing.acquire(ctx); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/sys/unix"
 
@@ -357,4 +358,59 @@ func TestCreateBesideUpdate(t *testing.T) {
 	if got, err := b.Get(t.Context(), "cell"); string(got) != "20" {
 		t.Errorf("the cell is %q (%v), want 20", got, err)
 	}
+}
+
+// An Update waits for one Create of what is there already, and not for all that
+// are queued: a checkpoint must not wait for every issuer that is seen again after
+// a start.
+func TestUpdatePassesRenewals(t *testing.T) {
+	root := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b, err := Open(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		object := func(i int) storage.Object {
+			return storage.Object{Path: fmt.Sprintf("issuer/%d", i), Body: []byte("issuer")}
+		}
+		const renewals = 8
+		for i := range renewals {
+			if err := b.Create(t.Context(), object(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		held, begun := make(chan struct{}), false
+		var order []string
+		rename := b.sys.renameOver // called by one at a time
+		b.sys.renameOver = func(from *os.File, temp string, to *os.File, name string) error {
+			if !begun {
+				begun = true
+				<-held
+			}
+			order = append(order, name)
+			return rename(from, temp, to, name)
+		}
+		var all sync.WaitGroup
+		for i := range renewals {
+			all.Go(func() {
+				if err := b.Create(t.Context(), object(i)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		all.Go(func() {
+			next := func([]byte) ([]byte, error) { return []byte("new"), nil }
+			if err := b.Update(t.Context(), storage.Object{Path: "checkpoint"}, next); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		close(held)
+		all.Wait()
+		if at := slices.Index(order, "checkpoint"); at != 1 {
+			t.Errorf("the checkpoint was written after %d renewals of %v, want 1", at, order)
+		}
+	})
 }
