@@ -122,8 +122,7 @@ func (y *tally) String() string {
 	return b.String()
 }
 
-// tell prints what is needed to look into a failing seed, at once: what it broke
-// may well keep the test from ending.
+// tell prints what is needed to look into a failing seed, at once.
 func tell(r *result, after int) {
 	fmt.Fprintf(os.Stderr, "FAIL seed=%d after %d seeds: step %d: %v\n%s\nreplay: make sim SEED=%d\n", r.seed, after, r.steps, r.fault, r.text, r.seed)
 }
@@ -135,19 +134,25 @@ func TestSim(t *testing.T) {
 	if testing.Short() {
 		*seedCount = min(*seedCount, 200)
 	}
-	began, said := time.Now(), time.Now()
+	began, spoke := time.Now(), time.Now()
 	workers(t, *firstSeed, *seedCount, func(t *testing.T, seed uint64) bool {
-		r := runWorld(t, b, seed, options{verbose: *verbose})
+		said := false
+		r := runWorld(t, b, seed, options{verbose: *verbose, broken: func(r *result) {
+			said = true
+			tell(r, sum.count()+1)
+		}})
 		sum.add(r)
 		if *verbose {
 			fmt.Println(r.text)
 		}
 		if r.fault != nil {
-			tell(r, sum.count())
+			if !said {
+				tell(r, sum.count())
+			}
 			t.Errorf("FAIL seed=%d after %d seeds: %v", seed, sum.count(), r.fault)
 			return false
 		}
-		sum.progress(began, &said)
+		sum.progress(began, &spoke)
 		return true
 	})
 	t.Logf("%v\n%s", time.Since(began).Round(time.Millisecond), sum)

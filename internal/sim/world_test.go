@@ -22,6 +22,10 @@ import (
 type options struct {
 	verbose bool
 	dir     string // for SQLite
+
+	// broken is told of a world with a fault before its goroutines are ended, which
+	// a fault may well keep from ending.
+	broken func(*result)
 }
 
 // world is one log with all that it runs on. Its fields belong to the scheduler,
@@ -217,6 +221,9 @@ func (w *world) live() error {
 	}
 	if err == nil {
 		err = w.ending()
+	}
+	if err != nil && w.opts.broken != nil {
+		w.opts.broken(w.report(err))
 	}
 	w.shutdown()
 	return err

@@ -106,7 +106,7 @@ func (a *Auditor) Returned(s Submission, answer []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.returned(s, answer); err != nil {
-		return a.broke(fmt.Errorf("SCT %s: %w", clip(answer), err))
+		return a.broke(fmt.Errorf("SCT: %w (%s)", err, clip(answer)))
 	}
 	return nil
 }
