@@ -57,7 +57,7 @@ func (b gatedBucket) Update(ctx context.Context, o storage.Object, next func([]b
 	for {
 		var current []byte
 		fetch := b.call(opFetch, o.Path)
-		fetch.do = func() { current = slices.Clone(b.w.visible[o.Path]) }
+		fetch.do = func() { current = b.w.read(o.Path) }
 		if err := b.w.gate.pass(ctx, fetch); err != nil {
 			return wrapped("update", o.Path, err)
 		}
@@ -84,7 +84,7 @@ func (b gatedBucket) Get(ctx context.Context, path string) ([]byte, error) {
 	var body []byte
 	c := b.call(opGet, path)
 	c.do = func() {
-		body, c.err = slices.Clone(b.w.visible[path]), nil
+		body, c.err = b.w.read(path), nil
 		if body == nil {
 			c.err = storage.ErrNotFound
 		}
@@ -147,6 +147,7 @@ func (w *world) create(path string, body []byte) error {
 		return err
 	}
 	if w.visible[path] == nil {
+		w.before[path] = nil
 		w.visible[path] = slices.Clone(body)
 		if planted, ok := w.planted[path]; ok && !bytes.Equal(body, planted) {
 			w.audit.Corrupted(path)
@@ -174,6 +175,7 @@ func (w *world) update(path string, was, body []byte) bool {
 		panic(err) // memory does not fail
 	}
 	if !bytes.Equal(was, body) || was == nil {
+		w.before[path] = w.visible[path]
 		w.visible[path] = slices.Clone(body)
 		w.told(w.audit.Changed(path, body))
 		if path == checkpointPath {

@@ -38,7 +38,13 @@ func (g gatedLock) Create(ctx context.Context, id string, body []byte) error {
 func (g gatedLock) Load(ctx context.Context, id string) (lock.Held, error) {
 	var held lock.Held
 	c := &call{life: g.l, op: opLockLoad, path: g.w.cellName(id)}
-	c.do = func() { held, c.err = g.w.lock.Load(context.Background(), id) }
+	c.do = func() {
+		held, c.err = g.w.lock.Load(context.Background(), id)
+		if id == g.w.base.lockID && g.w.cellBefore.Version != "" && g.w.behind("lock") {
+			held = g.w.cellBefore
+			held.Body = slices.Clone(held.Body)
+		}
+	}
 	c.flip = func(at uint64, _ bool) {
 		c.do()
 		flipBit(held.Body, at)
@@ -55,7 +61,11 @@ func (g gatedLock) Replace(ctx context.Context, held lock.Held, body []byte) (lo
 	wire := body
 	c := &call{life: g.l, op: opLockSwap, path: g.w.cellName(held.ID)}
 	c.do = func() {
+		before, _ := g.w.lock.Load(context.Background(), held.ID) // there is one, or Replace fails too
 		if next, c.err = g.w.lock.Replace(context.Background(), held, wire); c.err == nil {
+			if held.ID == g.w.base.lockID {
+				g.w.cellBefore = before
+			}
 			g.w.swapped(held.ID, wire)
 		}
 	}

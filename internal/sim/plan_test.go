@@ -101,6 +101,7 @@ type plan struct {
 	period          time.Duration
 	names           bool
 	remote          bool // storage and lock are services that several machines reach
+	stale           bool // whose reads may be behind, which no backend's may
 	sqlite          bool // the caches are SQLite
 	snapshot        int  // of base.snapshots
 	submissions     int
@@ -118,7 +119,9 @@ func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
 
 // drawSeed returns the plan of a seed.
 func drawSeed(b *base, seed uint64) plan {
-	return drawPlan(rand.New(rand.NewPCG(seed, 0x706c616e)), b)
+	p := drawPlan(rand.New(rand.NewPCG(seed, 0x706c616e)), b)
+	p.stale = p.remote && staleRand(seed).IntN(4) == 0
+	return p
 }
 
 func drawPlan(r *rand.Rand, b *base) plan {

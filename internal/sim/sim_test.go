@@ -183,7 +183,7 @@ func (y *tally) progress(began time.Time, said *time.Time) {
 func (y *tally) checkCoverage(t *testing.T) {
 	want := []string{
 		"crash during recovery", "in flight at a crash", "object taken back", "checkpoint taken back", "mended", "update-conflict",
-		"stopped: clock", "stopped: damage", "stopped: cache ahead", "fault: full disk",
+		"stopped: clock", "stopped: damage", "stopped: cache ahead", "fault: full disk", "fault: stale object", "fault: stale lock",
 		"landed create", "landed update", "landed delete", "landed lock-swap", "unwanted create", "unwanted lock-swap",
 		"cache file: truncate", "cache file: flip", "cache file: foreign", "cache file: future",
 		"answer 200", "answer 410", "answer 503",

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"kiln/internal/sim/auditor"
+	"kiln/lock"
 	lockmem "kiln/lock/mem"
 	"kiln/storage"
 	storagemem "kiln/storage/mem"
@@ -52,6 +53,9 @@ type world struct {
 	memory       map[string]bool   // and was changed where the log itself could see it
 	cell         *brokenCell
 	cellBroken   bool
+	stale        *rand.Rand        // of reads that are behind; nil if none are
+	before       map[string][]byte // what stale reads see: each object as it was before its last change
+	cellBefore   lock.Held         // and the cell of the log
 	ghosts       []ghost
 
 	nodes       []*node
@@ -89,7 +93,10 @@ func newWorld(b *base, seed uint64, p plan, opts options) (*world, error) {
 		began: time.Now(), start: beginning, gate: &gate{counts: make(map[callName]int)}, trace: newTrace(),
 		bucket: storagemem.New(), lock: lockmem.New(),
 		visible: make(map[string][]byte), planted: make(map[string][]byte), broken: make(map[string]bool), memory: make(map[string]bool),
-		cover: make(map[string]int),
+		before: make(map[string][]byte), cover: make(map[string]int),
+	}
+	if p.stale {
+		w.stale = staleRand(seed)
 	}
 	var err error
 	w.audit, err = auditor.New(auditor.Config{Origin: b.conf.Origin, SPKI: b.key.SPKI()})
