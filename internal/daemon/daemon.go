@@ -38,7 +38,8 @@ type Options struct {
 	// watch.DefaultInterval.
 	WatchInterval time.Duration
 
-	watch bool // the logs are served, and so they are watched
+	watch    bool          // the logs are served, and so they are watched
+	patience time.Duration // default openPatience
 }
 
 func (o Options) withDefaults() Options {
@@ -47,6 +48,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.patience == 0 {
+		o.patience = openPatience
 	}
 	return o
 }
@@ -59,7 +63,7 @@ type Daemon struct {
 	metrics *metrics
 	reg     *prometheus.Registry
 
-	backends *backends                 // of Start, then of reopen
+	backends *backends
 	slots    []*slot                   // complete before the logs are opened
 	admin    *admin                    // nil if there is none
 	roots    map[string]*roots.Manager // by roots file
@@ -67,7 +71,7 @@ type Daemon struct {
 	phase    atomic.Int32 // a phase
 
 	stopping chan struct{}  // closed when Close begins: ends the watchers
-	watchers sync.WaitGroup // one for each log, one for the listener, one that reopens
+	watchers sync.WaitGroup // of each log, of the listener, of each log that is reopened
 	left     atomic.Int64   // logs that run, or may yet
 
 	closing  sync.Once
@@ -146,9 +150,25 @@ func (d *Daemon) start(ctx context.Context) error {
 // data, before anything of them is proved. A shard that was not made yet, or was
 // retired, is no fault: the calendar makes and ends shards.
 func (d *Daemon) openParts(ctx context.Context) error {
-	for _, conf := range d.cfg.Logs {
+	errs := make([]error, len(d.cfg.Logs))
+	slots := make([]*slot, len(d.cfg.Logs))
+	limited, opened, stop := patient(ctx, d.opts.patience)
+	var wg sync.WaitGroup
+	for i, conf := range d.cfg.Logs {
 		s := &slot{conf: conf}
-		err := contain.Run(func() error { return d.openData(ctx, s) })
+		slots[i] = s
+		wg.Go(func() {
+			err := contain.Run(func() error { return d.openData(limited, s) })
+			if err == nil {
+				opened()
+			}
+			errs[i] = impatient(limited, err)
+		})
+	}
+	wg.Wait()
+	stop()
+	for i, s := range slots {
+		conf, err := s.conf, errs[i]
 		switch {
 		case conf.FromSeries && errors.Is(err, ErrNotCreated):
 			d.log.Warn("shard is not served: it was not made yet, make it with kiln shards create", "log", conf.Name, "err", err)
@@ -172,13 +192,28 @@ func (d *Daemon) openParts(ctx context.Context) error {
 // openLogs starts all logs whose parts are there. It fails if none could be
 // started.
 func (d *Daemon) openLogs(ctx context.Context) error {
+	failed := make([]error, len(d.slots))
+	limited, opened, stop := patient(ctx, d.opts.patience)
+	var wg sync.WaitGroup
+	for i, s := range d.slots {
+		if s.broken() != nil {
+			continue
+		}
+		wg.Go(func() {
+			err := contain.Run(func() error { return d.openSlot(limited, s) })
+			if err == nil {
+				opened()
+			}
+			failed[i] = impatient(limited, err)
+		})
+	}
+	wg.Wait()
+	stop()
 	var errs []error
-	for _, s := range d.slots {
-		if s.broken() == nil {
-			if err := contain.Run(func() error { return d.openSlot(ctx, s) }); err != nil {
-				if err := d.leaveOut(ctx, s, err); err != nil {
-					return err
-				}
+	for i, s := range d.slots {
+		if failed[i] != nil {
+			if err := d.leaveOut(ctx, s, failed[i]); err != nil {
+				return err
 			}
 		}
 		errs = append(errs, s.broken())
@@ -222,7 +257,11 @@ func (d *Daemon) watch() {
 		d.serveLog(l)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	d.watchers.Go(func() { d.reopen(ctx) })
+	for _, s := range d.slots {
+		if s.log.Load() == nil {
+			d.watchers.Go(func() { d.reopen(ctx, s) })
+		}
+	}
 	d.watchers.Go(func() {
 		<-d.stopping
 		cancel()

@@ -53,7 +53,7 @@ func CheckServices(ctx context.Context, cfg *config.Config, opts Options) ([]Ser
 }
 
 func (b *backends) tryStorage(ctx context.Context, bucket, prefix string) ([]string, error) {
-	client, err := b.s3(ctx, writePath)
+	client, err := b.s3(ctx, writePath, "")
 	if err != nil {
 		return nil, err
 	}

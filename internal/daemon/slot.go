@@ -28,7 +28,39 @@ import (
 const (
 	reopenFirst = time.Second
 	reopenMax   = 30 * time.Second
+
+	// openPatience is how long a start waits for the other logs once one is open.
+	openPatience = 30 * time.Second
 )
+
+// errPatience is why the opening of a log was called off.
+var errPatience = errors.New("it takes long to open, and the others are served meanwhile")
+
+// patient has ctx, which is for opening several logs at once, end by errPatience
+// some time after the first call of begin. A log that hangs, or has much to catch
+// up with, must not keep the others from being served.
+func patient(ctx context.Context, wait time.Duration) (limited context.Context, begin, stop func()) {
+	limited, cancel := context.WithCancelCause(ctx)
+	var once sync.Once
+	var timer *time.Timer
+	begin = func() { once.Do(func() { timer = time.AfterFunc(wait, func() { cancel(errPatience) }) }) }
+	stop = func() {
+		once.Do(func() {}) // so that timer is set or stays nil
+		if timer != nil {
+			timer.Stop()
+		}
+		cancel(nil)
+	}
+	return limited, begin, stop
+}
+
+// impatient marks an error that comes of a context that ended by errPatience.
+func impatient(ctx context.Context, err error) error {
+	if err == nil || !errors.Is(context.Cause(ctx), errPatience) || !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return &passingError{fmt.Errorf("%w: %w", errPatience, err)}
+}
 
 // slot is the place of one configured log in the process: the running log, or the
 // reason why there is none.
@@ -36,7 +68,7 @@ type slot struct {
 	conf      config.Log
 	validator *chain.Validator // made before the log, since roots are for several
 
-	// Of the one goroutine that opens: Start's, then that of reopen.
+	// Of the one goroutine that opens: one of Start's, then that of reopen.
 	parts *Parts // nil until they could be opened
 	locks lockFiles
 	reg   *registrations // of the last try
@@ -156,19 +188,11 @@ func (d *Daemon) leaveOut(ctx context.Context, s *slot, err error) error {
 	return nil
 }
 
-// reopen tries those logs again whose reason may pass, until there are none, or
-// the daemon stops.
-func (d *Daemon) reopen(ctx context.Context) {
-	for wait := reopenFirst; ; wait = min(2*wait, reopenMax) {
-		var again []*slot
-		for _, s := range d.slots {
-			if err := s.broken(); err != nil && mayPass(s.conf, err) {
-				again = append(again, s)
-			}
-		}
-		if len(again) == 0 {
-			return
-		}
+// reopen tries a log again as long as its reason may pass, until it is open or the
+// daemon stops. Each log has a goroutine of its own, so that one that hangs keeps
+// no other waiting.
+func (d *Daemon) reopen(ctx context.Context, s *slot) {
+	for wait := reopenFirst; mayPass(s.conf, s.broken()); wait = min(2*wait, reopenMax) {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -176,12 +200,7 @@ func (d *Daemon) reopen(ctx context.Context) {
 			timer.Stop()
 			return
 		}
-		d.backends.forget()
-		for _, s := range again {
-			if ctx.Err() == nil {
-				d.tryAgain(ctx, s)
-			}
-		}
+		d.tryAgain(ctx, s)
 	}
 }
 

@@ -51,7 +51,11 @@ func (l *runningLog) openWatch(ctx context.Context) error {
 		committed = nil // what is wrong with it, the sequencer says
 	}
 	if err := w.Inspect(ctx, committed); err != nil {
-		return lasting(fmt.Errorf("%w (watch state %s)", err, l.conf.Dedup+watchSuffix))
+		err = fmt.Errorf("%w (watch state %s)", err, l.conf.Dedup+watchSuffix)
+		if errors.Is(err, watch.ErrUntold) {
+			return err // the storage may be read later, and then tells
+		}
+		return lasting(err)
 	}
 	l.watcher = w
 	return nil

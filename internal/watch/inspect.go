@@ -13,12 +13,16 @@ import (
 // ErrFault says that a log must not sign, for a fault that was proved.
 var ErrFault = errors.New("the log contradicts what its watcher has verified")
 
+// ErrUntold says that a proved fault may have been repaired or not: the storage
+// cannot be read.
+var ErrUntold = errors.New("whether that was repaired cannot be told")
+
 // Inspect is called before the log signs anything: it says whether the fault that
 // an earlier watcher proved is still there, and whether the log's own storage and
 // its committed checkpoint, if that is known, go on from what was verified. The
 // error wraps [ErrFault] if not; it names what differs and says what to do. A fault
 // that was repaired is forgotten. That the storage cannot be read is no error,
-// unless there was a fault.
+// unless there was a fault: then the error wraps [ErrUntold] too.
 func (w *Watcher) Inspect(ctx context.Context, committed *checkpoint.Checkpoint) error {
 	seen, ok, err := w.follower.Seen()
 	if err != nil {
@@ -70,8 +74,8 @@ func (w *Watcher) inspectFault(ctx context.Context) error {
 		w.keep(w.note.Check, fault)
 		return w.refusal()
 	}
-	return fmt.Errorf("%w: %s: %s; whether that was repaired cannot be told: %w; nothing was signed, start again when the storage can be read",
-		ErrFault, w.note.Path, w.note.Detail, err)
+	return fmt.Errorf("%w: %s: %s; %w: %w; nothing was signed, start again when the storage can be read",
+		ErrFault, w.note.Path, w.note.Detail, ErrUntold, err)
 }
 
 // keep puts a fault into the state.
