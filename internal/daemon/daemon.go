@@ -133,7 +133,7 @@ func (d *Daemon) start(ctx context.Context) error {
 		return err
 	}
 	d.public, err = listenPublic(ctx, publicConfig{
-		address: d.cfg.Listen, tls: tlsConf, maxConnections: d.cfg.MaxConnections,
+		address: d.cfg.Listen, tls: tlsConf, maxConnections: d.cfg.MaxConnections, logs: len(d.slots),
 		handler: handler, log: d.log, metrics: d.metrics,
 	})
 	if err != nil {
@@ -231,7 +231,7 @@ func (d *Daemon) router() (*router, error) {
 	}
 	var sites []site
 	for _, s := range d.slots {
-		sites = append(sites, s.site())
+		sites = append(sites, s.site(d.metrics.shareRefused.WithLabelValues(s.conf.Name).Inc))
 	}
 	return newRouter(sites, index)
 }

@@ -33,6 +33,7 @@ import (
 type limiter struct {
 	net.Listener
 	total, share int
+	logs         int // that are served, see [share]
 	metrics      *metrics
 
 	mu      sync.Mutex
@@ -72,10 +73,10 @@ type client struct {
 }
 
 // newLimiter bounds ln to total connections and share per client; both must be
-// at least 1.
-func newLimiter(ln net.Listener, total, share int, m *metrics) *limiter {
+// at least 1. logs is how many logs are served on them.
+func newLimiter(ln net.Listener, total, share, logs int, m *metrics) *limiter {
 	return &limiter{
-		Listener: ln, total: total, share: share, metrics: m,
+		Listener: ln, total: total, share: share, logs: logs, metrics: m,
 		clients: make(map[netip.Addr]*client), running: make(map[*request]struct{}), requests: make(map[netip.Addr]int),
 	}
 }

@@ -40,9 +40,15 @@ func holdHandler(held chan<- struct{}, release <-chan struct{}) http.Handler {
 // serve runs the public server on pipes in a synctest bubble.
 func serve(t *testing.T, maxConnections int, h http.Handler) *pipes {
 	t.Helper()
+	return serveLogs(t, maxConnections, 1, h)
+}
+
+// serveLogs is serve for several logs.
+func serveLogs(t *testing.T, maxConnections, logs int, h http.Handler) *pipes {
+	t.Helper()
 	ln := newPipes()
 	p := servePublic(ln, publicConfig{
-		maxConnections: maxConnections, handler: h,
+		maxConnections: maxConnections, logs: logs, handler: h,
 		log: slog.New(slog.DiscardHandler), metrics: newMetrics(nil, ""),
 	})
 	t.Cleanup(func() {
@@ -126,7 +132,7 @@ func TestClosedConnectionsAreCountedOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
-		l := newLimiter(ln, 4, 2, newMetrics(nil, ""))
+		l := newLimiter(ln, 4, 2, 1, newMetrics(nil, ""))
 		for i := range 100 {
 			go ln.dial(t, fmt.Sprintf("192.0.2.%d", i))
 			c, err := l.Accept()

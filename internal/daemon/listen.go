@@ -52,6 +52,7 @@ type publicConfig struct {
 	address        string
 	tls            *tls.Config // nil: plain HTTP
 	maxConnections int
+	logs           int // that share them
 	handler        http.Handler
 	log            *slog.Logger
 	metrics        *metrics
@@ -72,7 +73,7 @@ func servePublic(ln net.Listener, c publicConfig) *public {
 	total := max(min(c.maxConnections, fileBudget(c.log, c.maxConnections)), 2)
 	p := &public{
 		server:  newServer(countBusy(recovered(c.handler, c.log, c.metrics)), c.log),
-		limiter: newLimiter(ln, total, total/2, c.metrics),
+		limiter: newLimiter(ln, total, total/2, c.logs, c.metrics),
 		secure:  c.tls != nil,
 		stopped: make(chan struct{}),
 	}

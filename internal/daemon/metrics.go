@@ -15,7 +15,8 @@ type metrics struct {
 	requestsRefused   prometheus.Counter
 	panics            prometheus.Counter
 	certificateExpiry prometheus.Gauge
-	broken            *prometheus.GaugeVec // log
+	broken            *prometheus.GaugeVec   // log
+	shareRefused      *prometheus.CounterVec // log
 }
 
 func newMetrics(reg prometheus.Registerer, version string) *metrics {
@@ -43,6 +44,10 @@ func newMetrics(reg prometheus.Registerer, version string) *metrics {
 		broken: f.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "kiln_daemon_log_broken",
 			Help: "1 for each log that could not be started and is left out, 0 once it could.",
+		}, []string{"log"}),
+		shareRefused: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "kiln_daemon_share_refused_total",
+			Help: "Requests of a log answered 503 since it had its share of the connections, which were short.",
 		}, []string{"log"}),
 		panics: f.NewCounter(prometheus.CounterOpts{
 			Name: "kiln_daemon_handler_panics_total",

@@ -94,10 +94,12 @@ func (s *slot) setBroken(err error) {
 
 // site is where the log is served, once it is open. Until then it is 503: a reader
 // must not take it for a log that is not there, nor a client for one that refuses
-// it.
-func (s *slot) site() site {
+// it. Its submissions and its monitors have one share of the connections; refused
+// is called for each request beyond it.
+func (s *slot) site(refused func()) site {
+	held := newShare(refused)
 	pass := func(of func(*runningLog) http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		return held.bounded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if l := s.log.Load(); l != nil {
 				of(l).ServeHTTP(w, r)
 				return
@@ -108,7 +110,7 @@ func (s *slot) site() site {
 			}
 			w.Header().Set("Retry-After", wait)
 			plainError(w, http.StatusServiceUnavailable, why)
-		})
+		}))
 	}
 	return site{
 		name: s.conf.Name, submissionURL: s.conf.SubmissionURL, monitoringURL: s.conf.MonitoringURL,
