@@ -79,6 +79,12 @@ type rig struct {
 // newRig makes logs of these names, which nothing runs yet.
 func newRig(t *testing.T, names ...string) *rig {
 	t.Helper()
+	return newRigOf(t, func(*config.Config, *config.Log) {}, names...)
+}
+
+// newRigOf is newRig with logs that change has changed before they are made.
+func newRigOf(t *testing.T, change func(*config.Config, *config.Log), names ...string) *rig {
+	t.Helper()
 	ca, err := testlogs.NewCA(testlogs.CAOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +104,7 @@ func newRig(t *testing.T, names ...string) *rig {
 	for _, name := range names {
 		conf := config.NewLog(name, "http://ct.test/"+name+"/", dir, now.AddDate(-1, 0, 0), now.AddDate(1, 0, 0))
 		conf.Period = 10 * time.Millisecond
+		change(r.cfg, &conf)
 		if err := daemon.CreateLog(t.Context(), r.cfg, conf, r.opts); err != nil {
 			t.Fatal(err)
 		}

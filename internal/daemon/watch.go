@@ -51,14 +51,19 @@ func (l *runningLog) openWatch(ctx context.Context) error {
 		committed = nil // what is wrong with it, the sequencer says
 	}
 	if err := w.Inspect(ctx, committed); err != nil {
-		err = fmt.Errorf("%w (watch state %s)", err, l.conf.Dedup+watchSuffix)
-		if errors.Is(err, watch.ErrUntold) {
-			return err // the storage may be read later, and then tells
-		}
-		return lasting(err)
+		return refused(fmt.Errorf("%w (watch state %s)", err, l.conf.Dedup+watchSuffix))
 	}
 	l.watcher = w
 	return nil
+}
+
+// refused marks what a watcher refuses as lasting, unless the storage could not be
+// read: it may be later, and then tells.
+func refused(err error) error {
+	if errors.Is(err, watch.ErrUntold) {
+		return err
+	}
+	return lasting(err)
 }
 
 // watchLog lets the watcher of a log run until Close. What a panic in it has found
