@@ -47,7 +47,7 @@ type S3 struct {
 	// environment, shared files, instance role.
 	CredentialsFile string
 	// Parallel bounds the requests at a time, MinParallel to MaxParallel: those
-	// of the logs and, apart from them, those for their monitors.
+	// of each log and, apart from them, those for its monitors.
 	// Default DefaultParallel.
 	Parallel int
 	// Timeout is that of one attempt of a request, MinTimeout to MaxTimeout.

@@ -335,7 +335,7 @@ func TestClientKey(t *testing.T) {
 // first.
 func TestRequestsAreBounded(t *testing.T) {
 	t.Parallel()
-	l := newLimiter(newPipes(), 4, 2, newMetrics(nil, ""))
+	l := newLimiter(newPipes(), 4, 2, 1, newMetrics(nil, ""))
 	connect := func(ip string) *conn {
 		server, client := net.Pipe()
 		t.Cleanup(func() { client.Close() })
@@ -460,7 +460,7 @@ func TestStuckAnswersMakeRoom(t *testing.T) {
 // a client that takes none makes room.
 func TestStreamsThatNobodyReads(t *testing.T) {
 	t.Parallel()
-	l := newLimiter(newPipes(), 2, 2, newMetrics(nil, ""))
+	l := newLimiter(newPipes(), 2, 2, 1, newMetrics(nil, ""))
 	server, client := net.Pipe()
 	defer client.Close()
 	c := &conn{Conn: server, limiter: l, key: netip.MustParseAddr("192.0.2.1")}

@@ -47,7 +47,7 @@ func (p *Parts) Close() error {
 	return p.backends.close()
 }
 
-// Opener opens the parts of several logs of a configuration, which share their
+// Opener opens the parts of several logs of a configuration, which share their locks.
 // connections. It is for one goroutine; the parts are not.
 type Opener struct{ backends *backends }
 

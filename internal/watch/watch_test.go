@@ -3,6 +3,7 @@ package watch_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -541,6 +542,13 @@ func TestStale(t *testing.T) {
 	}
 }
 
+// mute is a storage that does not answer.
+type mute struct{ fsck.Source }
+
+func (mute) Open(context.Context, string) (*fsck.Object, error) {
+	return nil, errors.New("no answer")
+}
+
 // A fault survives the process: the next one refuses until it is repaired.
 func TestRestartAfterAFault(t *testing.T) {
 	t.Parallel()
@@ -565,6 +573,14 @@ func TestRestartAfterAFault(t *testing.T) {
 			}
 			t.Log(err)
 			w.store.become(right)
+			for range 2 { // what cannot be told stays so
+				w.conf.Storage = mute{w.store}
+				err = w.watch().Inspect(t.Context(), nil)
+				if err == nil || errors.Is(err, watch.ErrUntold) == strings.Contains(err.Error(), "both are signed") {
+					t.Errorf("a storage that does not answer: %v", err)
+				}
+			}
+			w.conf.Storage = w.store
 			again = w.watch()
 			err = again.Inspect(t.Context(), nil)
 			if strings.Contains(f.name, "fork") || f.name == "smaller checkpoint signed later" {
