@@ -160,6 +160,9 @@ func TestHungServiceTakesNothing(t *testing.T) {
 			waiting := r.press(0, 8)
 			r.until(`kiln_frontend_in_flight_requests{log="one"}`, atLeast(1))
 			r.until(c.series, atLeast(1))
+			if c.lockOnS3 { // a request of a lock soon gives up, so that a narrow bound would only be slow
+				r.until(`kiln_s3client_parallel_requests{log="",path="lock"}`, atLeast(8))
+			}
 			r.served(1)
 			waiting.mu.Lock()
 			if waiting.scts > 0 {
@@ -228,6 +231,7 @@ func TestHungLogKeepsNoOtherFromOpening(t *testing.T) {
 	if code, text := r.get(r.url(0) + "checkpoint"); code != http.StatusServiceUnavailable || !strings.Contains(text, "tried again") {
 		t.Errorf("checkpoint: %d %s", code, text)
 	}
+	r.until(`kiln_s3client_in_flight_requests{log="one",path="write"}`, atLeast(1)) // it is tried again, and hangs again
 	said := r.said.said("msg=\"log is served now\" log=three")
 	release()
 	within(t, "opening", said)

@@ -48,7 +48,7 @@ func (p *Parts) Close() error {
 }
 
 // Opener opens the parts of several logs of a configuration, which share their locks.
-// connections. It is for one goroutine; the parts are not.
+// It is for one goroutine; the parts are not.
 type Opener struct{ backends *backends }
 
 // NewOpener makes an Opener, which opens nothing yet. The caller calls Close.
