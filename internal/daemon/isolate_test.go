@@ -69,8 +69,8 @@ type pending struct {
 	stop context.CancelFunc
 }
 
-// press sends n submissions to log i, and n requests for objects that are not
-// there, without waiting for answers.
+// press sends n submissions to log i until it is ended, and n requests for objects
+// that are not there, without waiting for answers.
 func (r *rig) press(i, n int) *pending {
 	r.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -79,10 +79,14 @@ func (r *rig) press(i, n int) *pending {
 	for k := range n {
 		chain := r.chain()
 		p.wg.Go(func() {
-			if _, err := client.Submit(ctx, chain); err == nil {
-				p.mu.Lock()
-				defer p.mu.Unlock()
-				p.scts++
+			for ctx.Err() == nil { // again, as a CA would
+				if _, err := client.Submit(ctx, chain); err == nil {
+					p.mu.Lock()
+					defer p.mu.Unlock()
+					p.scts++
+					return
+				}
+				time.Sleep(10 * time.Millisecond) // much sooner than it was asked to
 			}
 		})
 		p.wg.Go(func() {
@@ -306,7 +310,7 @@ func TestHungLogLeavesConnections(t *testing.T) {
 	waiting := r.press(0, 80)
 	r.until(`kiln_daemon_share_refused_total{log="one"}`, atLeast(1))
 	r.served(1)
-	proxy.Heal()
 	waiting.end()
+	proxy.Heal()
 	r.untilServed(0)
 }
