@@ -1,12 +1,16 @@
 package daemon_test
 
 import (
+	"bufio"
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -245,6 +249,68 @@ func TestHungLogKeepsNoOtherFromOpening(t *testing.T) {
 	}
 }
 
+// holdVariable names the SQLite file that a process started by holdElsewhere holds.
+const holdVariable = "KILN_TEST_HOLD"
+
+// TestHoldsLockFile is that process.
+func TestHoldsLockFile(t *testing.T) {
+	path := os.Getenv(holdVariable)
+	if path == "" {
+		t.Skip("for another test")
+	}
+	db, err := sql.Open("sqlite3", "file:"+(&url.URL{Path: path}).EscapedPath()+"?_txlock=exclusive&_busy_timeout=60000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("held")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	if err = errors.Join(err, tx.Rollback()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// holdElsewhere has another process hold a SQLite file until release: within one
+// process, any close of the file would end it.
+func holdElsewhere(t *testing.T, path string) (release func()) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestHoldsLockFile$", "-test.v")
+	cmd.Env = append(os.Environ(), holdVariable+"="+path)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	release = sync.OnceFunc(func() {
+		in.Close()
+		if _, err := io.Copy(io.Discard, out); err != nil {
+			t.Error(err)
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(release)
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if lines.Text() == "held" {
+			return release
+		}
+	}
+	t.Fatal("the other process could not hold the file")
+	return nil
+}
+
 // TestHungLockFile has another process hold the lock file of one log, while more
 // submissions wait than it works on at a time: what is beyond is refused, the other
 // log takes submissions, and /readyz answers.
@@ -256,27 +322,10 @@ func TestHungLockFile(t *testing.T) {
 	}, "one", "two")
 	r.start()
 	r.served(0)
-	db, err := sql.Open("sqlite3", "file:"+(&url.URL{Path: r.cfg.Logs[0].Lock}).EscapedPath()+"?_txlock=exclusive")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	db.SetMaxOpenConns(1)
-	hold := func() *sql.Tx {
-		for {
-			tx, err := db.BeginTx(t.Context(), nil)
-			if err == nil {
-				return tx
-			}
-			if t.Context().Err() != nil || !strings.Contains(err.Error(), "locked") {
-				t.Fatal(err)
-			}
-		}
-	}
-	tx := hold()
+	release := holdElsewhere(t, r.cfg.Logs[0].Lock)
 	waiting := r.press(0, 4)
 	r.until(`kiln_frontend_in_flight_requests{log="one"}`, atLeast(4))
-	_, err = r.client(0).Submit(t.Context(), r.chain())
+	_, err := r.client(0).Submit(t.Context(), r.chain())
 	if e, ok := errors.AsType[*testlogs.StatusError](err); !ok || e.Code != http.StatusServiceUnavailable {
 		t.Errorf("a submission beyond the bound: %v", err)
 	}
@@ -289,10 +338,8 @@ func TestHungLockFile(t *testing.T) {
 		t.Errorf("%d SCTs without the lock", waiting.scts)
 	}
 	waiting.mu.Unlock()
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
 	waiting.end()
+	release()
 	r.untilServed(0)
 }
 
@@ -309,7 +356,7 @@ func TestHungLogLeavesConnections(t *testing.T) {
 	proxy.Inject(servers.Fault{Path: "/kiln-ct/one/", Hang: true, Times: -1})
 	waiting := r.press(0, 80)
 	r.until(`kiln_daemon_share_refused_total{log="one"}`, atLeast(1))
-	r.served(1)
+	r.untilServed(1) // a connection that waits may have to make room in the flood
 	waiting.end()
 	proxy.Heal()
 	r.untilServed(0)
