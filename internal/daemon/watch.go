@@ -32,13 +32,14 @@ func (l *runningLog) openWatch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, _, onS3 := l.conf.StorageS3()
 	w, err := watch.New(watch.Config{
 		URL: url, Agent: "kiln/" + l.opts.Version + " (watching itself)",
 		Origin: l.conf.Origin, SPKI: l.key.SPKI(), From: fsck.FromNow,
 		State: l.conf.Dedup + watchSuffix, Secret: secret,
-		Storage: fsck.Bucket(l.readable, l.conf.Storage),
-		Halt:    func(reason error) { l.sequencer.Halt(reason) },
-		Paused:  l.retired.Load, Interval: l.opts.WatchInterval,
+		Storage: fsck.Bucket(l.readable, l.conf.Storage), Near: !onS3,
+		Halt:   func(reason error) { l.sequencer.Halt(reason) },
+		Paused: l.retired.Load, Interval: l.opts.WatchInterval,
 		MaxAge: maxCheckpointAge(l.conf.Period) + 6*watch.DefaultInterval, // caches may keep it for some seconds
 		Now:    l.now, Logger: l.log, Registerer: l.reg,
 	})

@@ -61,11 +61,14 @@ func (w *Watcher) look(ctx context.Context, whole bool) (*finding, error) {
 	}
 	if whole && w.cfg.Storage != nil {
 		// Monitors may see none of it: caches keep what never changes for a year.
-		if found := w.own(ctx); found != nil {
+		if found, _ := w.own(ctx, checkNote{Kind: checkEdge}, w.cfg.Storage); found != nil {
 			return found, nil
 		}
 	}
 	if found, err := w.receipts(ctx, whole); found != nil || err != nil {
+		return found, err
+	}
+	if found, err := w.recents(ctx); found != nil || err != nil {
 		return found, err
 	}
 	return w.sweep(ctx)
@@ -193,17 +196,17 @@ func (w *Watcher) verified(c checkpoint.Checkpoint) {
 	w.begun = true
 }
 
-// own looks at the right edge in the log's own storage, and once more if it seems
-// to be at fault: one bad read must not stop a log.
-func (w *Watcher) own(ctx context.Context) *finding {
-	c := checkNote{Kind: checkEdge}
+// own makes a check in the log's own storage, and once more if that seems to be at
+// fault: one bad read must not stop a log. The error says that it is not known;
+// it is the public URL that has to be readable.
+func (w *Watcher) own(ctx context.Context, c checkNote, stored fsck.Source) (*finding, error) {
 	var fault *fsck.Fault
 	for range 2 {
-		if err := c.run(ctx, w.follower.With(w.cfg.Storage)); !errors.As(err, &fault) {
-			return nil // unknown or well: the public URL is what has to be readable
+		if err := c.run(ctx, w.follower.With(stored)); !errors.As(err, &fault) {
+			return nil, err
 		}
 	}
-	return &finding{c, fault, inLog, "read twice from the log's own storage; the public URL has the right bytes still"}
+	return &finding{c, fault, inLog, "read twice from the log's own storage; the public URL has the right bytes still"}, nil
 }
 
 // receipts looks for the SCTs that were answered since the last time, and for one
@@ -251,9 +254,8 @@ func (w *Watcher) sweep(ctx context.Context) (*finding, error) {
 			w.metrics.rounds.Inc()
 			w.update(func(s *Status) { s.Sweeps++ })
 		}
-		c := checkNote{Kind: checkTile, Tile: w.swept}
-		if err := c.run(ctx, w.follower); err != nil {
-			return w.judge(ctx, c, err)
+		if found, err := w.verify(ctx, w.swept); found != nil || err != nil {
+			return found, err
 		}
 		w.swept++
 		w.sweptAt = now

@@ -167,16 +167,23 @@ type world struct {
 
 var pki = sync.OnceValue(func() (p struct {
 	pending []*entry.Pending
+	old     []*entry.Pending // of a CA of their own
 	issuers map[string][]byte
 },
 ) {
-	ca := must(testlogs.NewCA(testlogs.CAOptions{}))
 	p.issuers = map[string][]byte{}
+	p.pending, p.old = newEntries(p.issuers, 12), newEntries(p.issuers, 2)
+	return p
+})
+
+// newEntries makes entries of a new CA, and adds its objects to issuers.
+func newEntries(issuers map[string][]byte, n int) (list []*entry.Pending) {
+	ca := must(testlogs.NewCA(testlogs.CAOptions{}))
 	v := must(chain.New(chain.Config{}))
 	if err := v.SetRoots([][]byte{ca.Root()}); err != nil {
 		panic(err)
 	}
-	for i := range 12 {
+	for i := range n {
 		issue := []func(testlogs.LeafOptions) (testlogs.Chain, error){ca.Leaf, ca.Precert}[i%2]
 		c := must(issue(testlogs.LeafOptions{DNS: []string{fmt.Sprintf("%d.example.org", i)}}))
 		typ := entry.X509
@@ -184,14 +191,14 @@ var pki = sync.OnceValue(func() (p struct {
 			typ = entry.Precert
 		}
 		candidate := must(v.Prepare(c.Certificates, typ))
-		p.pending = append(p.pending, candidate.Pending())
+		list = append(list, candidate.Pending())
 		for _, der := range candidate.Issuers() {
 			o := tiles.IssuerObject(der)
-			p.issuers[o.Path] = o.Body
+			issuers[o.Path] = o.Body
 		}
 	}
-	return p
-})
+	return list
+}
 
 // newWorld makes a log of so many entries.
 func newWorld(t *testing.T, size int) *world {
@@ -218,10 +225,16 @@ func newWorld(t *testing.T, size int) *world {
 // grow adds entries and signs.
 func (w *world) grow(n int) {
 	w.t.Helper()
+	w.growOf(pki().pending, n)
+}
+
+// growOf adds entries of a list and signs.
+func (w *world) growOf(list []*entry.Pending, n int) {
+	w.t.Helper()
 	w.clock.add(time.Second)
 	var batch []*entry.Pending
 	for range n {
-		batch = append(batch, pki().pending[len(w.sent)%len(pki().pending)])
+		batch = append(batch, list[len(w.sent)%len(list)])
 		w.sent = append(w.sent, batch[len(batch)-1])
 	}
 	if n > 0 {

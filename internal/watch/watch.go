@@ -1,8 +1,9 @@
 // Package watch follows one log by its public URL as a monitor would, through DNS
 // and whatever stands before the log, and says when what it sees cannot be: new
-// entries are hashed anew, the right edge is read again at every poll, older tiles
-// and issuers in a slow sweep, and SCTs that the log answered are looked for in the
-// public tree (MON-02 to MON-19, CKP-07 to CKP-10).
+// entries are hashed anew, the right edge is read again at every poll, the newest
+// full tiles are compared every 25 s, older ones and their issuers are read in a
+// slow sweep, and SCTs that the log answered are looked for in the public tree
+// (MON-02 to MON-19, CKP-07 to CKP-10).
 //
 // Invariants: a fault is proven only by bytes that were read twice, past caches
 // the second time; what cannot be read is unknown and never a fault; a fault of
@@ -73,6 +74,9 @@ type Config struct {
 	// Storage is where the log itself keeps its objects, for a second look; nil for
 	// a stranger's log.
 	Storage fsck.Source
+	// Near says that reading Storage costs next to nothing, as a local folder: then
+	// the newest full tiles are compared there too.
+	Near bool
 	// Halt, if not nil, is called once when a fault is proven that is the log's
 	// own, after it was written to the state file.
 	Halt func(error)
@@ -134,6 +138,7 @@ type Watcher struct {
 	web, fresh *web
 	follower   *fsck.Follower
 	sample     *sample
+	recent     *recent
 	metrics    *metrics
 
 	polls    int64
@@ -186,7 +191,7 @@ func New(cfg Config) (*Watcher, error) {
 	}
 	w := &Watcher{
 		cfg: cfg, log: cfg.Logger.With("endpoint", site.String()), secret: sealingKey(cfg.Secret),
-		web: site, fresh: site.freshly(), sample: newSample(cfg.Secret),
+		web: site, fresh: site.freshly(), sample: newSample(cfg.Secret), recent: newRecent(),
 	}
 	w.teller = teller{w: w, log: w.log}
 	if cfg.Quiet {

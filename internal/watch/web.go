@@ -27,6 +27,8 @@ const (
 	maxObject = 64 << 20
 	// maxSeen bounds the objects whose digests are kept: a right edge has 8.
 	maxSeen = 64
+	// maxRead bounds those of one check of a full tile.
+	maxRead = 1024
 )
 
 // web is a log behind its monitoring URL, reached as every monitor does: by DNS,
@@ -36,8 +38,9 @@ type web struct {
 	prefix string // without trailing slash
 	agent  string
 	client *http.Client
-	fresh  bool // asks caches not to answer
-	seen   *digests
+	fresh  bool     // asks caches not to answer
+	seen   *digests // of the right edge
+	full   *digests // of full tiles and issuers, since they were forgotten last
 }
 
 var _ fsck.Source = (*web)(nil)
@@ -56,7 +59,7 @@ func newWeb(prefix, agent string, parallel int) (*web, error) {
 		DisableCompression: true, // gzip is decoded where it is judged
 	}
 	return &web{
-		prefix: strings.TrimRight(u.String(), "/"), agent: agent, seen: &digests{},
+		prefix: strings.TrimRight(u.String(), "/"), agent: agent, seen: newDigests(maxSeen), full: newDigests(maxRead),
 		client: &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -83,7 +86,7 @@ func resolver() *net.Resolver {
 // freshly returns the same log past all caches that obey.
 func (w *web) freshly() *web {
 	f := *w
-	f.fresh, f.seen = true, &digests{}
+	f.fresh, f.seen, f.full = true, newDigests(maxSeen), newDigests(maxRead)
 	return &f
 }
 
@@ -112,12 +115,23 @@ func (w *web) Open(ctx context.Context, path string) (*fsck.Object, error) {
 		return nil, &notLogError{fmt.Sprintf("Content-Encoding is %s; clients know gzip and identity", fsck.Shown(e))}
 	}
 	b := &body{ReadCloser: resp.Body, cancel: cancel}
-	if strings.Contains(path, ".p/") { // on a right edge
+	if list := w.listOf(path); list != nil {
 		b.sum = sha256.New()
-		b.done = func(sum [32]byte) { w.seen.put(path, digest{etag: resp.Header.Get("Etag"), sum: sum}) }
+		b.done = func(sum [32]byte) { list.put(path, digest{etag: resp.Header.Get("Etag"), sum: sum}) }
 	}
 	o.Body = b
 	return o, nil
+}
+
+// listOf returns where the digest of an object is kept, nil for nowhere.
+func (w *web) listOf(path string) *digests {
+	switch {
+	case strings.Contains(path, ".p/"):
+		return w.seen
+	case strings.HasPrefix(path, "tile/"), isIssuer(path):
+		return w.full
+	}
+	return nil
 }
 
 // get sends a request. The caller closes the body and calls cancel after.
@@ -194,12 +208,17 @@ func (w *web) unchanged(ctx context.Context, path string) (bool, error) {
 	if !ok {
 		return false, nil
 	}
+	return w.same(ctx, path, last)
+}
+
+// same reports whether an object has the bytes of a digest, as unchanged does.
+func (w *web) same(ctx context.Context, path string, last digest) (bool, error) {
 	resp, cancel, err := w.get(ctx, path, last.etag)
 	if err != nil {
 		return false, err
 	}
 	defer discard(resp, cancel)
-	if resp.StatusCode == http.StatusNotModified {
+	if last.etag != "" && resp.StatusCode == http.StatusNotModified {
 		return true, nil
 	}
 	if err := judgeStatus(resp); err != nil {
@@ -221,12 +240,15 @@ type digest struct {
 	sum  [32]byte // of the bytes as sent
 }
 
-// digests are those of a right edge. The zero value is empty; it is safe for
-// concurrent use.
+// digests are those of some objects. They are safe for concurrent use.
 type digests struct {
+	most int
+
 	mu   sync.Mutex
-	list map[string]digest // guarded by mu; at most maxSeen
+	list map[string]digest // guarded by mu; at most most
 }
+
+func newDigests(most int) *digests { return &digests{most: most} }
 
 func (d *digests) get(path string) (digest, bool) {
 	d.mu.Lock()
@@ -238,10 +260,21 @@ func (d *digests) get(path string) (digest, bool) {
 func (d *digests) put(path string, v digest) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.list == nil || len(d.list) >= maxSeen {
+	if d.list == nil || len(d.list) >= d.most {
 		d.list = make(map[string]digest)
 	}
 	d.list[path] = v
+}
+
+func (d *digests) forget() { d.all() }
+
+// all returns the digests, and forgets them.
+func (d *digests) all() map[string]digest {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := d.list
+	d.list = nil
+	return list
 }
 
 // body is the body of an answer, digested while it is read.
