@@ -1,6 +1,32 @@
 package storage
 
-import "context"
+import (
+	"context"
+	"strings"
+)
+
+// MaxAt is the largest object, in bytes, that a Get has to return from a path:
+// more than a log ever has there, so that what somebody else put in its place
+// takes no memory. It is never more than [MaxObject].
+func MaxAt(path string) int64 {
+	const (
+		small  = 1 << 20   // checkpoint, log.v3.json
+		hashes = 64 << 10  // tiles of the tree have 8 KiB
+		issuer = 1<<24 - 1 // the longest certificate there can be
+		tile   = 264 << 20 // 256 of the longest entries, compressed in vain
+	)
+	switch folder, rest, _ := strings.Cut(path, "/"); {
+	case path == "checkpoint", path == "log.v3.json":
+		return small
+	case folder == "issuer":
+		return issuer
+	case folder == "tile" && (strings.HasPrefix(rest, "data/") || strings.HasPrefix(rest, "names/")):
+		return tile
+	case folder == "tile":
+		return hashes
+	}
+	return MaxObject
+}
 
 type sizeKey struct{}
 

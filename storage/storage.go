@@ -25,6 +25,9 @@ var (
 	// ErrDifferent says that Create found other bytes at the path. Nothing was
 	// written.
 	ErrDifferent = errors.New("object exists with different content")
+
+	// ErrTooLarge says that Get found more bytes at the path than [MaxAt].
+	ErrTooLarge = errors.New("object is too large")
 )
 
 // MaxObject is the largest object a backend has to take, in bytes.

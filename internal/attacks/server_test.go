@@ -136,8 +136,10 @@ func get(ctx context.Context, c *http.Client, url string) (*http.Response, error
 }
 
 // memory returns resident memory now and at its peak, in bytes.
-func (s *server) memory() (now, peak int64, err error) {
-	file, err := os.Open(filepath.Join("/proc", strconv.Itoa(s.cmd.Process.Pid), "status"))
+func (s *server) memory() (now, peak int64, err error) { return memoryOf(s.cmd.Process.Pid) }
+
+func memoryOf(pid int) (now, peak int64, err error) {
+	file, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	if err != nil {
 		return 0, 0, err
 	}

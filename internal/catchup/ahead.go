@@ -2,6 +2,7 @@ package catchup
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -12,8 +13,15 @@ import (
 )
 
 // aheadTiles is how many tiles of a level are fetched before they are asked for.
-// Their number bounds the memory; full data tiles have about a megabyte.
-const aheadTiles = 16
+// Full data tiles have about a megabyte; what may have far more waits until it is
+// asked for, when those that wait have aheadBytes.
+const (
+	aheadTiles = 16
+	aheadBytes = 64 << 20
+)
+
+// errLater says that an object is too large to be fetched ahead.
+var errLater = errors.New("too large to be fetched ahead")
 
 // ahead is a bucket whose data tiles, and hash tiles of level 0, are read in their
 // order: it fetches those that come next while the last is looked at, for each
@@ -29,6 +37,7 @@ type ahead struct {
 
 	mu      sync.Mutex
 	fetched map[string]*fetch // not asked for yet
+	held    int64             // bytes of these
 }
 
 // fetch is one object that is on its way.
@@ -36,6 +45,9 @@ type fetch struct {
 	done chan struct{} // closed when body and err are set
 	body []byte
 	err  error
+
+	asked bool  // guarded by ahead.mu: it counts no more
+	size  int64 // guarded by ahead.mu: as it counts
 }
 
 // newAhead returns the bucket for one reading of the entries below to of a tree.
@@ -61,6 +73,9 @@ func (a *ahead) Get(ctx context.Context, path string) ([]byte, error) {
 	f := a.start(t.L, t.N)
 	select {
 	case <-f.done:
+		if errors.Is(f.err, errLater) {
+			return a.Bucket.Get(ctx, path)
+		}
 		return f.body, f.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -82,7 +97,8 @@ func (a *ahead) start(level int, n int64) *fetch {
 		a.runs.Go(func() {
 			defer close(f.done)
 			f.err = contain.Run(func() (err error) {
-				f.body, err = a.Bucket.Get(a.ctx, path)
+				ctx := storage.WithSize(a.ctx, func(bytes int64) error { return a.take(f, bytes) })
+				f.body, err = a.Bucket.Get(ctx, path)
 				return err
 			})
 		})
@@ -90,7 +106,25 @@ func (a *ahead) start(level int, n int64) *fetch {
 	first := a.path(level, n)
 	f := a.fetched[first]
 	delete(a.fetched, first) // a second reading fetches again
+	a.held -= f.size
+	f.asked, f.size = true, 0
 	return f
+}
+
+// take counts the bytes of a fetch, or refuses them if nobody waits for it yet
+// and there are too many.
+func (a *ahead) take(f *fetch, bytes int64) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if f.asked {
+		return nil
+	}
+	if a.held-f.size+bytes > aheadBytes {
+		return errLater
+	}
+	a.held += bytes - f.size
+	f.size = bytes
+	return nil
 }
 
 func (a *ahead) path(level int, n int64) string {

@@ -259,16 +259,21 @@ func (l *limiter) slowestLocked(of netip.Addr) *conn {
 }
 
 // begin and end enclose the run of a handler; begin returns nil if it may not
-// run.
-func (c *conn) begin() *request {
+// run. The last eighth of the places is for submissions: reads that are stuck
+// by the thousand must not keep them out.
+func (c *conn) begin(submission bool) *request {
 	l := c.limiter
+	most := l.total
+	if !submission {
+		most -= l.total / 8
+	}
 	l.mu.Lock()
 	var victim *conn
 	full := true
 	switch {
 	case l.requests[c.key] >= l.share:
 		victim = l.slowestLocked(c.key)
-	case l.active >= l.total:
+	case l.active >= most:
 		victim = l.slowestLocked(netip.Addr{})
 	default:
 		full = false
@@ -376,7 +381,7 @@ func countBusy(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		dropBody(r)
 		if c, ok := r.Context().Value(connKey{}).(*conn); ok {
-			running := c.begin()
+			running := c.begin(isSubmission(r))
 			if running == nil {
 				c.limiter.metrics.requestsRefused.Inc()
 				w.Header().Set("Retry-After", "1")
@@ -398,9 +403,13 @@ func countBusy(next http.Handler) http.Handler {
 // dropBody lets go of a body that no handler reads: with HTTP/2 the server takes
 // it in beside the handler, and would keep it until the answer is out.
 func dropBody(r *http.Request) {
-	if r.ProtoMajor >= 2 && (r.Method != http.MethodPost || !strings.Contains(r.URL.Path, "/"+submissionBelow+"add-")) {
+	if r.ProtoMajor >= 2 && !isSubmission(r) {
 		_ = r.Body.Close()
 	}
+}
+
+func isSubmission(r *http.Request) bool {
+	return r.Method == http.MethodPost && strings.Contains(r.URL.Path, "/"+submissionBelow+"add-")
 }
 
 // clientKey is the address of a client as the limiter counts it. What is no IP

@@ -141,7 +141,7 @@ func TestClosedConnectionsAreCountedOut(t *testing.T) {
 			}
 			var running *request
 			if i%2 == 0 {
-				running = c.(*conn).begin()
+				running = c.(*conn).begin(false)
 			}
 			_, _ = c.Close(), c.Close()
 			if running != nil {
@@ -384,6 +384,30 @@ func TestRequestsAreBounded(t *testing.T) {
 	_, _ = other.Close(), third.Close()
 }
 
+// Reads that are stuck leave places for submissions, which have an end of their own.
+func TestReadsLeavePlacesForSubmissions(t *testing.T) {
+	t.Parallel()
+	l := newLimiter(newPipes(), 16, 16, newMetrics(nil, ""))
+	server, client := net.Pipe()
+	defer client.Close()
+	c := &conn{Conn: server, limiter: l, key: netip.MustParseAddr("192.0.2.1")}
+	l.admit(c)
+	for i, step := range []struct {
+		submission bool
+		n          int // how many of 20 begin
+	}{{false, 14}, {true, 2}, {false, 0}} {
+		n := 0
+		for range 20 {
+			if c.begin(step.submission) != nil {
+				n++
+			}
+		}
+		if n != step.n {
+			t.Errorf("step %d: %d began, want %d", i, n, step.n)
+		}
+	}
+}
+
 // closes says when it is closed.
 type closes struct {
 	io.Reader
@@ -476,7 +500,7 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 		})
 		<-flushing
 	}
-	if c.begin() != nil {
+	if c.begin(false) != nil {
 		t.Error("a third request runs beside two whose answers nobody has taken")
 	}
 	l.mu.Lock()
@@ -485,7 +509,7 @@ func TestStreamsThatNobodyReads(t *testing.T) {
 	}
 	l.looked = time.Time{}
 	l.mu.Unlock()
-	r := c.begin()
+	r := c.begin(false)
 	if r == nil {
 		t.Error("a request finds no room though answers are stuck")
 	} else {

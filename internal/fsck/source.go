@@ -11,6 +11,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -81,7 +82,7 @@ func absent(err error) bool {
 // Bucket returns the source of a log in a bucket. If the bucket is a
 // [storage.Lister] so is the source. The name is for reports.
 func Bucket(b storage.Bucket, name string) Source {
-	s := bucketSource{b, name}
+	s := bucketSource{b, name, make(chan struct{}, 1)}
 	if l, ok := b.(storage.Lister); ok {
 		return listedBucket{s, l}
 	}
@@ -91,7 +92,14 @@ func Bucket(b storage.Bucket, name string) Source {
 type bucketSource struct {
 	bucket storage.Bucket
 	name   string
+	large  chan struct{} // has an element while an object over largeObject is open
 }
+
+// largeObject is more than tiles of usual certificates have. An object of a
+// bucket is held in memory, so that of larger ones only one is open at a time.
+const largeObject = 8 << 20
+
+var errLarge = errors.New("object is large")
 
 type listedBucket struct {
 	bucketSource
@@ -108,11 +116,56 @@ func (s bucketSource) String() string { return s.name }
 
 // Open implements [Source].
 func (s bucketSource) Open(ctx context.Context, path string) (*Object, error) {
-	body, err := s.bucket.Get(ctx, path)
+	body, err := s.bucket.Get(storage.WithSize(ctx, func(size int64) error {
+		if size > largeObject {
+			return errLarge
+		}
+		return nil
+	}), path)
+	if errors.Is(err, errLarge) {
+		return s.openLarge(ctx, path)
+	}
 	if err != nil {
-		return nil, err
+		return nil, unknownIfTooLarge(path, err)
 	}
 	return &Object{Body: io.NopCloser(bytes.NewReader(body)), Encoding: EncodingUnknown}, nil
+}
+
+// openLarge opens an object when no other large one is open. Nobody opens
+// another while it has one, so this ends.
+func (s bucketSource) openLarge(ctx context.Context, path string) (*Object, error) {
+	select {
+	case s.large <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	body, err := s.bucket.Get(ctx, path)
+	if err != nil {
+		<-s.large
+		return nil, unknownIfTooLarge(path, err)
+	}
+	return &Object{Body: &largeBody{bytes.NewReader(body), sync.OnceFunc(func() { <-s.large })}, Encoding: EncodingUnknown}, nil
+}
+
+// unknownIfTooLarge keeps what is too large from being read again and again.
+func unknownIfTooLarge(path string, err error) error {
+	if errors.Is(err, storage.ErrTooLarge) {
+		return &UnknownError{Path: path, Err: err}
+	}
+	return err
+}
+
+// largeBody makes way for the next when it is closed.
+type largeBody struct {
+	*bytes.Reader
+	done func()
+}
+
+// Close implements [io.Closer].
+func (b *largeBody) Close() error {
+	b.Reset(nil)
+	b.done()
+	return nil
 }
 
 // List implements [Lister].

@@ -90,6 +90,24 @@ func WithSize(ctx context.Context, size func(bytes int64) error) context.Context
 	return context.WithValue(ctx, sizeKey{}, size)
 }
 
+// ErrTooLarge says that a body is larger than a Get may read.
+var ErrTooLarge = errors.New("object is too large")
+
+type limitKey struct{}
+
+// WithLimit returns a context with which a Get refuses a body of more than so
+// many bytes, without reading it; [MaxBody] is the limit without it.
+func WithLimit(ctx context.Context, bytes int64) context.Context {
+	return context.WithValue(ctx, limitKey{}, bytes)
+}
+
+func limitOf(ctx context.Context) int64 {
+	if limit, ok := ctx.Value(limitKey{}).(int64); ok {
+		return min(limit, MaxBody)
+	}
+	return MaxBody
+}
+
 func announce(ctx context.Context, bytes int64) error {
 	if size, ok := ctx.Value(sizeKey{}).(func(int64) error); ok {
 		return size(bytes)
@@ -99,29 +117,43 @@ func announce(ctx context.Context, bytes int64) error {
 
 // readBody reads what was announced, no less and no more.
 func readBody(a *attempt, out *s3.GetObjectOutput, timeout time.Duration) ([]byte, error) {
-	size := aws.ToInt64(out.ContentLength)
-	if size > MaxBody {
-		return nil, &Error{Class: Refused, Err: fmt.Errorf("object of %d bytes is too large", size)}
+	size, limit := aws.ToInt64(out.ContentLength), limitOf(a)
+	if size > limit {
+		return nil, &Error{Class: Refused, Err: fmt.Errorf("%w: %d bytes, at most %d are read", ErrTooLarge, size, limit)}
 	}
 	if out.ContentLength == nil {
-		size = MaxBody // as far as anybody knows
+		size = limit // as far as anybody knows
 	}
 	if err := announce(a, size); err != nil {
 		return nil, &Error{Class: Refused, Err: err}
 	}
 	a.extend(timeout + transfer(size))
-	var b bytes.Buffer
-	b.Grow(int(min(size, 16<<20)) + bytes.MinRead)
-	n, err := b.ReadFrom(io.LimitReader(out.Body, MaxBody+1))
+	n, body, err := readUpTo(out.Body, size, limit)
 	switch {
 	case err != nil:
 		return nil, err
-	case n > MaxBody:
-		return nil, &Error{Class: Refused, Err: errors.New("object is too large")}
+	case n > limit:
+		return nil, &Error{Class: Refused, Err: fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)}
 	case out.ContentLength != nil && n != size:
 		return nil, &Error{Class: Damaged, Err: fmt.Errorf("body of %d bytes where %d were announced", n, size)}
 	}
-	return b.Bytes(), nil
+	return body, nil
+}
+
+// readUpTo reads a body of probably size bytes, and of no more than one over the
+// limit. It takes memory for the size once a good part has come, and not by
+// doubling, which takes twice as much.
+func readUpTo(r io.Reader, size, limit int64) (int64, []byte, error) {
+	const first = 16 << 20
+	var b bytes.Buffer
+	b.Grow(int(min(size, first)) + bytes.MinRead)
+	n, err := b.ReadFrom(io.LimitReader(r, min(first, limit+1)))
+	if err != nil || n < first {
+		return n, b.Bytes(), err
+	}
+	b.Grow(int(size-min(size, n)) + bytes.MinRead)
+	more, err := b.ReadFrom(io.LimitReader(r, limit+1-n))
+	return n + more, b.Bytes(), err
 }
 
 // checkSum compares a body with its ETag where that is an MD5 sum: not for

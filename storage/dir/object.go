@@ -262,8 +262,8 @@ func (b *Bucket) get(ctx context.Context, p string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	if size > storage.MaxObject {
-		return nil, fmt.Errorf("object has %d bytes, more than %d", size, storage.MaxObject)
+	if most := storage.MaxAt(p); size > most {
+		return nil, fmt.Errorf("%w: object has %d bytes, more than %d", storage.ErrTooLarge, size, most)
 	}
 	if err := storage.Announce(ctx, size); err != nil {
 		return nil, err

@@ -287,10 +287,14 @@ func (b *Bucket) Get(ctx context.Context, path string) (body []byte, err error) 
 	if errors.Is(err, s3client.ErrNotFound) {
 		return nil, fmt.Errorf("get object %s: %w", path, storage.ErrNotFound)
 	}
+	if errors.Is(err, s3client.ErrTooLarge) {
+		return nil, fmt.Errorf("%w: %w", storage.ErrTooLarge, err)
+	}
 	return body, err
 }
 
 func (b *Bucket) read(ctx context.Context, path, key string) (*s3client.Object, error) {
+	ctx = s3client.WithLimit(ctx, storage.MaxAt(path))
 	ctx = s3client.WithSize(ctx, func(bytes int64) error { return storage.Announce(ctx, bytes) })
 	request := func(ctx context.Context) (*s3client.Object, error) { return b.client.Get(ctx, b.bucket, key) }
 	if immutable(path) {

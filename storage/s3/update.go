@@ -19,6 +19,7 @@ import (
 // is first asked about what was written then: if anything else is there now the
 // swap fails, and the object is read.
 func (b *Bucket) Update(ctx context.Context, o storage.Object, next func(current []byte) ([]byte, error)) error {
+	ctx = s3client.WithLimit(ctx, storage.MaxAt(o.Path))
 	return b.call("update", o.Path, func(key string) error {
 		done, err := b.turns.take(ctx, key)
 		if err != nil {
