@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,38 +25,51 @@ import (
 type lines struct {
 	mu    sync.Mutex
 	text  bytes.Buffer
-	waits map[string]chan struct{}
+	waits []*wait
+}
+
+// wait is for a number of lines with a text.
+type wait struct {
+	want  string
+	times int // to come
+	over  chan struct{}
 }
 
 func (l *lines) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.text.Write(line)
-	for want, said := range l.waits {
-		if bytes.Contains(line, []byte(want)) {
-			close(said)
-			delete(l.waits, want)
-		}
-	}
+	l.waits = slices.DeleteFunc(l.waits, func(w *wait) bool { return w.met(string(line)) })
 	return len(line), nil
 }
 
+// met counts a line, and reports whether it was the last to wait for.
+func (w *wait) met(line string) bool {
+	if strings.Contains(line, w.want) {
+		w.times--
+	}
+	if w.times > 0 {
+		return false
+	}
+	close(w.over)
+	return true
+}
+
 // said returns a channel that is closed once a line with the text was written.
-func (l *lines) said(want string) <-chan struct{} {
+func (l *lines) said(want string) <-chan struct{} { return l.saidTimes(want, 1) }
+
+// saidTimes is said of so many lines.
+func (l *lines) saidTimes(want string, times int) <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := make(chan struct{})
-	if strings.Contains(l.text.String(), want) {
-		close(c)
-		return c
+	w := &wait{want, times, make(chan struct{})}
+	for line := range strings.Lines(l.text.String()) {
+		if w.met(line) {
+			return w.over
+		}
 	}
-	if l.waits == nil {
-		l.waits = make(map[string]chan struct{})
-	}
-	if l.waits[want] == nil {
-		l.waits[want] = c
-	}
-	return l.waits[want]
+	l.waits = append(l.waits, w)
+	return w.over
 }
 
 func (l *lines) String() string {
