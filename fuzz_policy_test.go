@@ -224,6 +224,7 @@ var parsers = map[string]string{
 	`,
 	"internal/s3client": `
 		readBody FuzzGet
+		readUpTo FuzzGet
 		checkSum FuzzGet
 		sumOfETag FuzzGet
 		ListPage FuzzList

@@ -252,11 +252,11 @@ func TestHungLogKeepsNoOtherFromOpening(t *testing.T) {
 // holdVariable names the SQLite file that a process started by holdElsewhere holds.
 const holdVariable = "KILN_TEST_HOLD"
 
-// TestHoldsLockFile is that process.
+// TestHoldsLockFile is that process; run by others it is none, and proves nothing.
 func TestHoldsLockFile(t *testing.T) {
 	path := os.Getenv(holdVariable)
 	if path == "" {
-		t.Skip("for another test")
+		return
 	}
 	db, err := sql.Open("sqlite3", "file:"+(&url.URL{Path: path}).EscapedPath()+"?_txlock=exclusive&_busy_timeout=60000")
 	if err != nil {

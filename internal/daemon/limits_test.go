@@ -387,7 +387,7 @@ func TestRequestsAreBounded(t *testing.T) {
 // Reads that are stuck leave places for submissions, which have an end of their own.
 func TestReadsLeavePlacesForSubmissions(t *testing.T) {
 	t.Parallel()
-	l := newLimiter(newPipes(), 16, 16, newMetrics(nil, ""))
+	l := newLimiter(newPipes(), 16, 16, 1, newMetrics(nil, ""))
 	server, client := net.Pipe()
 	defer client.Close()
 	c := &conn{Conn: server, limiter: l, key: netip.MustParseAddr("192.0.2.1")}
