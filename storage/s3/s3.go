@@ -295,13 +295,26 @@ func (b *Bucket) Get(ctx context.Context, path string) (body []byte, err error) 
 
 func (b *Bucket) read(ctx context.Context, path, key string) (*s3client.Object, error) {
 	ctx = s3client.WithLimit(ctx, storage.MaxAt(path))
-	ctx = s3client.WithSize(ctx, func(bytes int64) error { return storage.Announce(ctx, bytes) })
 	request := func(ctx context.Context) (*s3client.Object, error) { return b.client.Get(ctx, b.bucket, key) }
 	if immutable(path) {
-		return hedged(ctx, b.reads, b.metrics, b.client.Pressed, request)
+		o, err := hedged(s3client.WithSize(ctx, func(bytes int64) error {
+			if bytes > mostHedged {
+				return errUnhedged
+			}
+			return storage.Announce(ctx, bytes)
+		}), b.reads, b.metrics, b.client.Pressed, request)
+		if !errors.Is(err, errUnhedged) {
+			return o, err
+		}
 	}
-	return request(ctx)
+	return request(s3client.WithSize(ctx, func(bytes int64) error { return storage.Announce(ctx, bytes) }))
 }
+
+// mostHedged is the largest object that is asked for twice at a time: both
+// answers take memory.
+const mostHedged = 16 << 20
+
+var errUnhedged = errors.New("too large to be asked for twice")
 
 // immutable reports whether an object never changes, so that of two answers to
 // one question either will do.
