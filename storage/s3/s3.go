@@ -298,7 +298,7 @@ func (b *Bucket) read(ctx context.Context, path, key string) (*s3client.Object, 
 	request := func(ctx context.Context) (*s3client.Object, error) { return b.client.Get(ctx, b.bucket, key) }
 	if immutable(path) {
 		o, err := hedged(s3client.WithSize(ctx, func(bytes int64) error {
-			if bytes > mostHedged {
+			if bytes > mostHedged && strings.HasPrefix(path, "tile/") {
 				return errUnhedged
 			}
 			return storage.Announce(ctx, bytes)
@@ -310,7 +310,7 @@ func (b *Bucket) read(ctx context.Context, path, key string) (*s3client.Object, 
 	return request(s3client.WithSize(ctx, func(bytes int64) error { return storage.Announce(ctx, bytes) }))
 }
 
-// mostHedged is the largest object that is asked for twice at a time: both
+// mostHedged is the largest tile that is asked for twice at a time: both
 // answers take memory.
 const mostHedged = 16 << 20
 
