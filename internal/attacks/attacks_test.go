@@ -168,7 +168,6 @@ type watched struct {
 	done   sync.WaitGroup
 
 	result
-	fault error
 }
 
 func watch(t *testing.T, ctx context.Context, a *arena) *watched {

@@ -135,10 +135,6 @@ func oddASN1(ctx context.Context, a *arena) {
 		}
 		return element(0, asn1.TagSequence, true, element(2, 0, true, b))
 	}
-	var tiny []byte // extensions of seven bytes
-	for range 34000 {
-		tiny = append(tiny, 0x30, 5, 6, 1, 0x2a, 4, 0)
-	}
 	for _, with := range []func(...pkix.Extension){leafWith, issuerWith} {
 		with(extension(oidBallast, nested(20000)))
 		with(extension(asn1.ObjectIdentifier(append([]int{1, 3}, make([]int, 100000)...)), []byte{5, 0}))

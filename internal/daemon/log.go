@@ -381,14 +381,6 @@ func (l *runningLog) untilRetired(next http.Handler) http.Handler {
 	})
 }
 
-// site is where the log is served.
-func (l *runningLog) site() site {
-	return site{
-		name: l.conf.Name, submissionURL: l.conf.SubmissionURL, monitoringURL: l.conf.MonitoringURL,
-		submission: l.frontend, monitoring: l.reader,
-	}
-}
-
 // lockID names the log's cell in the lock store: by log ID (CKP-09), so that
 // one key can never sign two histories through one store.
 func lockID(key *logkey.Key) string {

@@ -75,7 +75,6 @@ type watched struct {
 	*rig
 	front *front
 	skew  atomic.Int64 // of the logs' clock
-	scts  []int64
 }
 
 func newWatched(t *testing.T, entries int) *watched {

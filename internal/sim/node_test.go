@@ -20,7 +20,6 @@ type node struct {
 	paused bool          // the process is stopped, and its calls wait
 	rows   *rows         // its cache, if that is in memory
 	files  *files        // its cache, if that is SQLite
-	ruined bool          // the cache was given entries of a log further on
 
 	life  *life         // nil: down
 	start time.Duration // when a supervisor starts it again

@@ -436,7 +436,7 @@ func TestUnknown(t *testing.T) {
 		"500": {func(rw http.ResponseWriter, _ *http.Request) bool { http.Error(rw, "x", 500); return true }, "status", "500"},
 		"429": {func(rw http.ResponseWriter, _ *http.Request) bool {
 			rw.Header().Set("Retry-After", "7")
-			http.Error(rw, "x", 429)
+			http.Error(rw, "x", http.StatusTooManyRequests)
 			return true
 		}, "status", "429"},
 		"page with 200": {func(rw http.ResponseWriter, r *http.Request) bool {
