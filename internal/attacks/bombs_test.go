@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"kiln/testlogs"
@@ -172,7 +173,7 @@ type host struct {
 	url    string // of S3, and below monitoring of the monitoring API
 	key    string // file of the log's public key
 	s3     http.Handler
-	raid   *raid // nil: honest
+	raid   atomic.Pointer[raid] // nil: honest; set between commands, read by the server
 }
 
 // serve starts the host in front of an S3 server and returns its URL.
@@ -199,10 +200,11 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !monitor {
 		path, bucket = strings.CutPrefix(r.URL.Path, "/kiln-test/"+"test/")
 	}
-	hostile := h.raid != nil && r.Method == http.MethodGet && (monitor || bucket) && strings.HasPrefix(path, h.raid.path)
+	raid := h.raid.Load()
+	hostile := raid != nil && r.Method == http.MethodGet && (monitor || bucket) && strings.HasPrefix(path, raid.path)
 	if !monitor {
 		if hostile {
-			h.raid.answer(w, r)
+			raid.answer(w, r)
 		} else {
 			h.s3.ServeHTTP(w, r)
 		}
@@ -221,7 +223,7 @@ func (h *host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 	}
 	if hostile {
-		h.raid.answer(w, r)
+		raid.answer(w, r)
 		return
 	}
 	body, err := os.ReadFile(filepath.Join(h.folder, filepath.FromSlash(path)))
@@ -242,18 +244,19 @@ func (h *host) copy(t *testing.T) string {
 	if err := os.CopyFS(to, os.DirFS(h.folder)); err != nil {
 		t.Fatal(err)
 	}
-	if h.raid == nil {
+	raid := h.raid.Load()
+	if raid == nil {
 		return to
 	}
-	path := filepath.Join(to, filepath.FromSlash(h.raid.path))
-	if h.raid.path == "issuer/" {
+	path := filepath.Join(to, filepath.FromSlash(raid.path))
+	if raid.path == "issuer/" {
 		all, err := os.ReadDir(path)
 		if err != nil || len(all) == 0 {
 			t.Fatalf("no issuers: %v", err)
 		}
 		path = filepath.Join(path, all[0].Name())
 	}
-	head, size := h.raid.file()
+	head, size := raid.file()
 	if err := os.WriteFile(path, head, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -59,7 +59,7 @@ func TestForeignStorage(t *testing.T) {
 	}
 	h := newHost(t)
 	for _, command := range readers {
-		h.raid = nil
+		h.raid.Store(nil)
 		if r, out := h.run(t, command); r.Said != "exit status 0" {
 			t.Fatalf("%s fails with honest storage: %s\n%s", command, r.Said, out)
 		}
@@ -72,7 +72,7 @@ func TestForeignStorage(t *testing.T) {
 				continue
 			}
 			t.Run(raid.title(command), func(t *testing.T) {
-				h.raid = raid
+				h.raid.Store(raid)
 				r, out := h.run(t, command)
 				r.Attack = raid.name
 				results = append(results, r)
@@ -207,7 +207,7 @@ func lastLine(out string) string {
 func (h *host) args(t *testing.T, command string) []string {
 	t.Helper()
 	known := []string{"--public-key", h.key, "--origin", h.log.Conf.Origin}
-	if h.raid != nil && h.raid.path == metadataPath {
+	if raid := h.raid.Load(); raid != nil && raid.path == metadataPath {
 		known = nil
 	}
 	switch command {
